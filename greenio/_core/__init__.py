@@ -1,0 +1,57 @@
+"""The kernel: the only code that touches greenlet.
+
+The rest of greenio waits through what is exported here, and in no other way.
+"""
+
+from . import _fork as _fork
+from ._await import await_, drive, yield_once
+from ._call import to_greenlet
+from ._entry import async_to_sync, get_loop, in_greenlet, offload, run, spawn, sync_to_async
+from ._green import READY, Green, current_green, getcurrent, greens, park, resume
+from ._host import Host
+from ._readiness import (
+    HasFileno,
+    Side,
+    forget,
+    reader,
+    registrations,
+    renew,
+    wait_readable,
+    wait_writable,
+    writer,
+)
+from ._timeouts import Timeout, timeout, timeout_at
+
+__all__ = [
+    "READY",
+    "Green",
+    "HasFileno",
+    "Host",
+    "Side",
+    "Timeout",
+    "async_to_sync",
+    "await_",
+    "current_green",
+    "drive",
+    "forget",
+    "get_loop",
+    "getcurrent",
+    "greens",
+    "in_greenlet",
+    "offload",
+    "park",
+    "reader",
+    "registrations",
+    "renew",
+    "resume",
+    "run",
+    "spawn",
+    "sync_to_async",
+    "timeout",
+    "timeout_at",
+    "to_greenlet",
+    "wait_readable",
+    "wait_writable",
+    "writer",
+    "yield_once",
+]

@@ -1,0 +1,41 @@
+"""The semi-private names of asyncio that the kernel stands on, all in one place.
+
+`_enter_task`, `_leave_task`, `_get_running_loop` and `_set_running_loop` are documented by CPython for third-party
+loops and tasks ("Extending asyncio"); every supported version has them. The rest of greenio uses public API only.
+"""
+
+from __future__ import annotations
+
+import sys
+from asyncio import (
+    AbstractEventLoop,
+    Task,
+    _get_running_loop,
+    _set_running_loop,
+    current_task,
+)
+from asyncio.tasks import _enter_task, _leave_task
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+__all__ = [
+    "AnyTask",
+    "Hooks",
+    "current_task",
+    "enter_task",
+    "get_hooks",
+    "get_running_loop",
+    "leave_task",
+    "set_hooks",
+    "set_running_loop",
+]
+
+AnyTask: TypeAlias = "Task[Any]"
+Hooks: TypeAlias = tuple[Any, Any]
+
+enter_task: Callable[[AbstractEventLoop, AnyTask], None] = _enter_task
+leave_task: Callable[[AbstractEventLoop, AnyTask], None] = _leave_task
+get_running_loop: Callable[[], AbstractEventLoop | None] = _get_running_loop
+set_running_loop: Callable[[AbstractEventLoop | None], None] = _set_running_loop
+get_hooks = sys.get_asyncgen_hooks
+set_hooks = sys.set_asyncgen_hooks

@@ -1,0 +1,223 @@
+"""`await_`: async code, driven by sync code.
+
+The awaitable is stepped on the greenlet itself, as a Task would step it, with the host loop and the host task visible.
+What never suspends never parks. What yields a Future parks until that Future is done; then the next step runs straight
+from the Future's callback.
+
+A cancellation goes where a Task would send it: first to the Future that is awaited (so that awaiting a child task
+cancels the child), and into the coroutine only if that Future would not have it.
+"""
+
+from __future__ import annotations
+
+from asyncio import AbstractEventLoop, Handle
+from collections.abc import Awaitable, Callable
+from contextvars import Context
+from functools import partial
+from inspect import iscoroutine
+from types import CoroutineType, GeneratorType, TracebackType
+from typing import Any, TypeVar, cast
+
+from ._asyncio import (
+    AnyTask,
+    Hooks,
+    current_task,
+    enter_task,
+    get_hooks,
+    get_running_loop,
+    leave_task,
+    set_hooks,
+    set_running_loop,
+)
+from ._green import READY, Green, current_green, park, relay, relays, resume, switch_out
+
+__all__ = ["await_", "drive", "resume_if_waiting", "show_host", "trim", "yield_once"]
+
+T = TypeVar("T")
+
+
+def await_(awaitable: Awaitable[T]) -> T:
+    """Wait for an awaitable from green code and return its result. Parks when the awaitable suspends.
+
+    While the awaitable runs, the running loop and the current task are those of the `await to_greenlet(...)` that this
+    greenlet belongs to; cancellation, `asyncio.timeout`, task groups and anyio scopes in it work as in that task.
+
+    Args:
+        awaitable: A coroutine, a Future, a Task, or any object with `__await__`.
+
+    Returns:
+        What `await awaitable` returns.
+
+    Raises:
+        RuntimeError: The caller is not in a greenlet.
+        TypeError: The argument cannot be awaited.
+        BaseException: What `await awaitable` raises.
+    """
+    green = current_green()
+    if green is None:
+        if iscoroutine(awaitable):
+            awaitable.close()
+        if get_running_loop() is not None:
+            hint = "in async code write `await` instead"
+        else:
+            hint = "outside a running loop use `asyncio.run()`, or greenio.run() around the whole"
+        raise RuntimeError(
+            f"await_() was called outside a greenlet: {hint}; in sync code run it inside `await to_greenlet(fn)`"
+        )
+    try:
+        return drive(green, awaitable)  # type: ignore[no-any-return]
+    except BaseException as error:
+        trim(error)
+        raise
+
+
+def trim(error: BaseException) -> None:
+    """Take the frames of this package off the top of a traceback that is about to be re-raised.
+
+    A bare `raise` adds no entry for its own frame (on CPython 3.11 and later), so what remains is the user's.
+    """
+    entry: TracebackType | None = error.__traceback__
+    while entry is not None and entry.tb_frame.f_globals.get("__package__") == __package__:
+        entry = entry.tb_next
+    error.__traceback__ = entry
+
+
+def _steps(awaitable: Any) -> Any:
+    if awaitable.__class__ is CoroutineType:
+        return awaitable
+    method = getattr(type(awaitable), "__await__", None)
+    if method is not None:
+        return method(awaitable)
+    if iscoroutine(awaitable) or (isinstance(awaitable, GeneratorType) and awaitable.gi_code.co_flags & 0x100):
+        return awaitable  # a generator under @types.coroutine
+    raise TypeError(
+        f"await_() takes an awaitable, not {awaitable!r}; "
+        f"call the coroutine function first, or call a plain function without await_()"
+    )
+
+
+def drive(green: Green, awaitable: Any) -> Any:
+    """Step an awaitable to its end on `green`, with the host visible."""
+    steps = _steps(awaitable)
+    send = steps.send if hasattr(steps, "send") else partial(_next, steps)
+    outside = show_host(green)
+    try:
+        yielded = send(None)
+        while True:
+            error = _wait_for(green, yielded)
+            yielded = send(None) if error is None else _throw(steps, error)
+    except StopIteration as stop:
+        return stop.value
+    finally:
+        if outside is not None:
+            outside()
+
+
+def _next(steps: Any, _: None) -> Any:
+    return next(steps)
+
+
+def _throw(steps: Any, error: BaseException) -> Any:
+    if not hasattr(steps, "throw"):
+        raise error
+    return steps.throw(error)
+
+
+def _wait_for(green: Green, yielded: Any) -> BaseException | None:
+    """Park until what a step yielded is done; return what is to be thrown into the next step."""
+    host, task = green.host, green.task
+    turn: Handle | None = None
+    relayed = relays(green)
+    blocking = getattr(yielded, "_asyncio_future_blocking", None)
+    if blocking is None:
+        if yielded is not None:
+            return RuntimeError(f"await_() got a bad yield: {yielded!r}")
+        if not relayed:
+            turn = host.loop.call_soon(resume_if_waiting, green, context=Context())
+    elif not blocking:
+        return RuntimeError(f"yield was used instead of yield from with {yielded!r}")
+    elif yielded.get_loop() is not host.loop:
+        return RuntimeError(f"await_() got {yielded!r}, which is attached to a different loop than {host.loop!r}")
+    elif not relayed:
+        yielded._asyncio_future_blocking = False
+        yielded.add_done_callback(green.on_done)
+        green.awaited = yielded
+        if green.cancellation is not None and yielded.cancel():
+            green.cancellation = None
+    green.what = yielded
+    leave_task(host.loop, task)
+    if relayed:
+        try:
+            wake = relay(green, yielded)
+        finally:
+            enter_task(host.loop, task)
+        return None if wake is READY else cast(BaseException, wake)
+    try:
+        switch_out(green, None)
+    except BaseException as error:
+        if turn is not None:
+            turn.cancel()
+        else:
+            yielded.remove_done_callback(green.on_done)
+        return error.with_traceback(None)
+    finally:
+        green.awaited = None
+        enter_task(host.loop, task)
+    return green.take_cancellation() if green.cancellation is not None else None
+
+
+def show_host(green: Green) -> Callable[[], None] | None:
+    """Show the host loop and the host task to code that runs on `green`.
+
+    Returns:
+        What to call to show again what was visible before; None if the host was visible already.
+    """
+    host = green.host
+    hooks = get_hooks()
+    if hooks[0] is None:
+        inner = task = None
+    else:
+        inner = get_running_loop()
+        task = current_task(inner) if inner is not None else None
+        if green.visible and inner is host.loop and task is green.task:
+            return None
+        if inner is not None and task is not None:
+            leave_task(inner, task)
+    visible = green.visible
+    green.visible = True
+    set_running_loop(host.loop)
+    set_hooks(*host.hooks)
+    enter_task(host.loop, green.task)
+    return partial(_show, green, visible, inner, task, hooks)
+
+
+def _show(green: Green, visible: bool, loop: AbstractEventLoop | None, task: AnyTask | None, hooks: Hooks) -> None:
+    leave_task(green.host.loop, green.task)
+    green.visible = visible
+    set_running_loop(loop)
+    set_hooks(*hooks)
+    if loop is not None and task is not None:
+        enter_task(loop, task)
+
+
+def yield_once(green: Green) -> None:
+    """Let every other callback that is ready have its turn. Parks."""
+    green.what = "sleep(0)"
+    if relays(green) and get_hooks()[0] is None:
+        wake = relay(green, None)
+        if wake is not READY:
+            raise cast(BaseException, wake)
+        return
+    turn = green.host.loop.call_soon(resume_if_waiting, green, context=Context())
+    try:
+        park(green)
+    except BaseException:
+        turn.cancel()  # or it would wake a later park
+        raise
+
+
+def resume_if_waiting(green: Green) -> None:
+    """Wake a green that yielded, unless it was cancelled first."""
+    if green.waiting:
+        green.waiting = False
+        resume(green, READY)

@@ -1,0 +1,386 @@
+"""`to_greenlet`: one call of a function on a pooled greenlet, and the one awaitable that stands for it.
+
+The call is switched into at once. A function that ends without parking has returned before the loop hears of it. If it
+parks, the host task awaits a single `Call` for all that follows: every wake-up switches straight from the loop into
+the parked greenlet, and the task is stepped only when the function has ended.
+
+A fresh greenlet costs many times what a reused one does (its frame stack is mapped and unmapped), so `_worker` runs
+call after call, and rests in its thread's pool in between, with nothing of the last call left in it.
+"""
+
+from __future__ import annotations
+
+from asyncio import AbstractEventLoop, CancelledError
+from collections.abc import Callable, Generator
+from contextvars import Context, copy_context
+from inspect import iscoroutine, iscoroutinefunction
+from types import CoroutineType, coroutine
+from typing import Any, NoReturn, ParamSpec, TypeVar, cast
+
+from ._asyncio import (
+    AnyTask,
+    current_task,
+    enter_task,
+    get_running_loop,
+    leave_task,
+    set_hooks,
+    set_running_loop,
+)
+from ._await import drive, trim
+from ._fork import leave
+from ._green import (
+    ENDED,
+    READY,
+    RELAYED,
+    Abandoned,
+    Forked,
+    Green,
+    GreenletExit,
+    Wake,
+    getcurrent,
+    new_green,
+    pass_on_at_rest,
+    resume,
+    take_call,
+    thread_state,
+)
+from ._host import Host, host_of
+
+__all__ = ["Call", "to_greenlet"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_POOL_LIMIT = 1000
+"""Greens at rest that a thread keeps."""
+
+
+class Call:
+    """What a host task awaits while its green is parked: future-like, done when the function has ended.
+
+    It is no `asyncio.Future`, whose callbacks cost another turn of the loop: the loop callback in which the function
+    ends steps the task itself.
+    """
+
+    __slots__ = (
+        "_asyncio_future_blocking",
+        "_callback",
+        "_context",
+        "due",
+        "ended",
+        "error",
+        "green",
+        "host",
+        "late",
+        "relaying",
+        "value",
+    )
+
+    def __init__(self, green: Green) -> None:
+        self._asyncio_future_blocking = False
+        self._callback: Callable[[Call], object] | None = None
+        self._context: Context | None = None
+        self.due = False
+        self.ended = False
+        self.error: BaseException | None = None
+        self.green = green
+        self.host = green.host
+        self.relaying = False
+        self.late: CancelledError | None = None
+        self.value: Any = None
+
+    def __await__(self) -> Generator[Call, None, None]:
+        if not self.ended:
+            self._asyncio_future_blocking = True
+            yield self
+
+    def get_loop(self) -> AbstractEventLoop:
+        """Tell the host loop, as Tasks ask every future to."""
+        return self.host.loop
+
+    def add_done_callback(self, callback: Callable[[Call], object], *, context: Context | None = None) -> None:
+        """Take the one callback that steps whoever awaits this call."""
+        self._callback = callback
+        self._context = context if context is not None else copy_context()
+
+    def remove_done_callback(self, callback: Callable[[Call], object]) -> int:
+        """Forget the callback, as whoever awaits the call does when it is thrown into."""
+        removed = int(self._callback is not None and self._callback == callback)
+        if removed:
+            self._callback = self._context = None
+        return removed
+
+    def done(self) -> bool:
+        """Tell whether the function has ended."""
+        return self.ended
+
+    def result(self) -> None:
+        """Return nothing: the outcome is kept in `value` and `error`."""
+
+    def wake(self) -> None:
+        """Step whoever awaits the call. In a callback of the host loop, after the green has switched out."""
+        callback, context = self._callback, self._context
+        if callback is not None and context is not None:
+            self._callback = self._context = None
+            context.run(callback, self)
+
+    def finish(self, value: Any, error: BaseException | None) -> None:
+        """Take the outcome."""
+        green = self.green
+        if green.cancellation is not None:
+            # It came too late for any park. The task must not miss it, as it would not in native code.
+            if error is None:
+                error = green.cancellation
+            elif not isinstance(error, CancelledError):
+                self.late = green.cancellation
+            green.cancellation = None
+        self.value = value
+        self.error = error
+        self.ended = True
+        self.due = False
+        self.host.calls.discard(self)
+
+    def cancel(self, msg: Any = None) -> bool:
+        """Have CancelledError raised where the function is parked, or at its next park if it is running.
+
+        `Task.cancel`, `asyncio.timeout`, task groups and anyio scopes come here through the host task.
+        """
+        if self.ended:
+            return False
+        green = self.green
+        green.cancels += 1
+        if green.waiting:
+            awaited = green.awaited
+            if awaited is None:
+                green.waiting = False
+                self.due = True
+                self.host.call_soon(self._deliver, _cancelled(msg))
+                return True
+            if awaited.cancel() if msg is None else awaited.cancel(msg=msg):
+                return True
+        if green.__class__ is Abandoned:
+            self.finish(None, _cancelled(msg))
+            self.host.call_soon(self.wake)
+        elif green.cancellation is None and not self.due:  # a Task too makes one of two that come in the same turn
+            green.cancellation = _cancelled(msg)
+        return True
+
+    def _deliver(self, error: CancelledError) -> None:
+        self.due = False
+        resume(self.green, error)
+
+    def release(self) -> Callable[[Call], object] | None:
+        """Part the call from whoever awaits it; return what would have stepped them."""
+        callback = self._callback
+        self._callback = self._context = None
+        return callback
+
+    def __repr__(self) -> str:
+        return f"<Call {'ended' if self.ended else 'of'} {self.green!r}>"
+
+
+def _cancelled(message: Any) -> CancelledError:
+    return CancelledError() if message is None else CancelledError(message)
+
+
+def _worker() -> object:
+    """Run call after call on one green. At rest it refers to nothing of the last call, and not to itself."""
+    fn, args, kwargs = getcurrent().parent.switch()  # type: ignore[union-attr]
+    while True:
+        green = cast(Green, getcurrent())
+        try:
+            outcome = fn(*args, **kwargs) if kwargs else fn(*args)
+            if outcome.__class__ is CoroutineType and iscoroutinefunction(fn):
+                outcome = drive(green, outcome)
+            error = None
+        except BaseException as caught:
+            if green.__class__ is Forked and isinstance(caught, SystemExit):
+                leave(caught)
+            trim(caught)
+            error = caught if callable(fn) else _no_function(fn, caught)
+            outcome = None
+        fn = args = kwargs = None
+        if green.timer is not None:
+            green.disarm()
+        call = green.call
+        if call is not None:
+            call.finish(outcome, error)
+        else:
+            green.outcome, green.error = outcome, error
+        green.host = green.task = green.what = None  # type: ignore[assignment]
+        idle = green.thread.idle
+        if len(idle) >= _POOL_LIMIT:
+            return ENDED
+        idle.append(green)
+        switch = green.parent.switch  # type: ignore[union-attr]
+        green = idle = call = outcome = error = None  # type: ignore[assignment]
+        try:
+            job = switch(ENDED)
+        except GreenletExit:
+            raise
+        except BaseException as caught:
+            job = pass_on_at_rest(None, caught)
+        if getcurrent().host is None:  # type: ignore[attr-defined]
+            job = pass_on_at_rest(job)
+        fn, args, kwargs = job
+        job = None
+
+
+def _no_function(fn: Any, error: BaseException) -> BaseException:
+    if iscoroutine(fn):
+        fn.close()
+        return TypeError(f"to_greenlet() takes a function, not {fn!r}; `await` it, or pass the coroutine function")
+    return TypeError(f"to_greenlet() takes a function and its arguments, not {fn!r}").with_traceback(None)
+
+
+async def to_greenlet(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run a blocking function in a greenlet of this loop's thread: `asyncio.to_thread` without the thread. Parks.
+
+    While the function waits in a patched call, the loop and every other task go on. It shares the caller's context
+    variables (changes are seen both ways), and sees no running loop, as in a worker thread. Cancelling the task raises
+    CancelledError in the function, at the call it waits in. A coroutine function is driven to its end in the greenlet,
+    so that blocking calls anywhere below it park.
+
+    Args:
+        fn: The function. It runs at once, up to the first call that waits.
+        *args: Its positional arguments.
+        **kwargs: Its keyword arguments.
+
+    Returns:
+        What `fn` returns.
+
+    Raises:
+        RuntimeError: There is no running loop, or no current task.
+        BaseException: What `fn` raises, with the traceback of its own frames.
+    """
+    loop = get_running_loop()
+    if loop is None:
+        raise RuntimeError("to_greenlet() needs a running event loop; from plain sync code call greenio.run(fn)")
+    try:
+        host: Host = loop._greenio_host  # type: ignore[attr-defined]
+    except AttributeError:
+        host = host_of(loop)
+    task = current_task(loop)
+    if task is None:
+        raise RuntimeError("to_greenlet() needs a current task; wrap it: `asyncio.create_task(to_greenlet(fn))`")
+    outer = getcurrent()
+    thread = host.thread
+    if outer is not thread.main and thread is not thread_state():
+        host.bind()
+        thread = host.thread
+    idle = thread.idle
+    green = idle.pop() if idle else new_green(_worker, thread)
+    green.host = host
+    green.task = task
+    green.parent = outer
+    green.gr_context = outer.gr_context
+    active = thread.active
+    thread.active = green
+    leave_task(loop, task)
+    set_running_loop(None)
+    set_hooks(None, None)
+    try:
+        outcome = green.switch(fn, args, kwargs)
+    finally:
+        thread.active = active
+        if not green.visible:
+            set_running_loop(loop)
+            set_hooks(*host.hooks)
+        enter_task(loop, task)
+    if outcome is ENDED:
+        green.gr_context = None
+        if green.error is None:
+            outcome, green.outcome = green.outcome, None
+            return cast(T, outcome)
+        try:
+            _raise(green)
+        except BaseException as error:
+            trim(error)
+            raise
+    call = green.call = Call(green)
+    host.calls.add(call)
+    try:
+        if outcome is RELAYED:
+            del green, outer, outcome
+            await _relay(call, task)
+        else:
+            del green, outer, outcome
+        if not call.ended:
+            await call
+    except BaseException as error:
+        if not call.ended:
+            # The coroutine is being closed, or something was thrown into it past the Call.
+            callback = call.release()
+            host.end_call(call, f"the coroutine of this call was ended by {type(error).__name__}")
+            if callback is not None and not loop.is_closed():
+                host.call_soon(callback, call)  # whoever steps this coroutine finds it ended, but not from within it
+        trim(error)
+        raise
+    if call.error is None:
+        return cast(T, call.value)
+    if call.late is not None:
+        _cancel_again(task, call.late)
+    try:
+        _raise(call)
+    except BaseException as error:
+        trim(error)
+        raise
+
+
+async def _relay(call: Call, task: AnyTask) -> None:
+    """Suspend the task on whatever the green awaits, and step the green, until it ends or waits for something else."""
+    green, host = call.green, call.host
+    loop, thread = host.loop, host.thread
+    outcome: object = RELAYED
+    call.relaying = True
+    while outcome is RELAYED:
+        wake: Wake = READY
+        try:
+            await _suspend(green.awaited)
+        except GeneratorExit:
+            call.relaying = False
+            raise
+        except BaseException as thrown:
+            trim(thrown)
+            wake = thrown
+        if call.ended:
+            return
+        green.waiting = False
+        active = thread.active
+        thread.active = green
+        green.parent = getcurrent()
+        leave_task(loop, task)
+        if not green.visible:
+            set_running_loop(None)
+            set_hooks(None, None)
+        try:
+            outcome = green.leaf.switch(wake)
+        finally:
+            wake = None
+            thread.active = active
+            if not green.visible:
+                set_running_loop(loop)
+                set_hooks(*host.hooks)
+            enter_task(loop, task)
+    call.relaying = False
+    if outcome is ENDED:
+        take_call(green)
+
+
+@coroutine
+def _suspend(awaited: Any) -> Generator[Any, None, None]:
+    """Hand a Future, or None, to whoever steps this coroutine: the task, or an outer `await_`."""
+    yield awaited
+
+
+def _cancel_again(task: AnyTask, error: CancelledError) -> None:
+    """Have a task's next wait cancelled, for a cancellation that is counted already and came too late for this one."""
+    uncancel = getattr(task, "uncancel", None)
+    if uncancel is not None:  # CPython 3.11
+        uncancel()
+    task.cancel(*error.args)
+
+
+def _raise(holder: Any) -> NoReturn:
+    error, holder.error = holder.error, None
+    raise error

@@ -1,0 +1,233 @@
+"""The ways in and out beside `to_greenlet` and `await_`: tasks, programs, decorators, threads."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import sys
+from asyncio import AbstractEventLoop, Task
+from collections.abc import Awaitable, Callable, Coroutine
+from contextvars import copy_context
+from typing import Any, ParamSpec, TypeVar
+
+from .. import _original
+from ._asyncio import get_running_loop
+from ._await import drive, show_host, trim
+from ._call import to_greenlet
+from ._green import current_green
+
+__all__ = ["async_to_sync", "get_loop", "in_greenlet", "offload", "run", "spawn", "sync_to_async"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def in_greenlet() -> bool:
+    """Tell whether the caller is green: whether blocking calls park here. Never parks."""
+    return current_green() is not None
+
+
+def get_loop() -> AbstractEventLoop:
+    """Look up the host loop from green code, where `asyncio.get_running_loop()` tells of none. Never parks.
+
+    Raises:
+        RuntimeError: The caller is not in a greenlet.
+    """
+    green = current_green()
+    if green is None:
+        raise RuntimeError(
+            "get_loop() was called outside a greenlet; in async code use asyncio.get_running_loop(), "
+            "in sync code run the function inside `await to_greenlet(fn)`"
+        )
+    return green.host.loop
+
+
+def spawn(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Task[T]:
+    """Run a blocking function green in a task of its own, from async or from green code. Never parks.
+
+    Args:
+        fn: The function.
+        *args: Its positional arguments.
+        **kwargs: Its keyword arguments.
+
+    Returns:
+        The task. Await it in async code; in green code, `await_(task)`. Keep a reference, as with any task.
+
+    Raises:
+        RuntimeError: There is no host loop.
+    """
+    loop = get_running_loop()
+    if loop is not None:
+        return loop.create_task(to_greenlet(fn, *args, **kwargs))
+    green = current_green()
+    if green is None:
+        raise RuntimeError("spawn() needs a running loop or a greenlet; from plain sync code call greenio.run(fn)")
+    outside = show_host(green)  # an eager task starts here and now, and must find its loop
+    try:
+        return green.host.loop.create_task(to_greenlet(fn, *args, **kwargs))
+    finally:
+        if outside is not None:
+            outside()
+
+
+def run(
+    fn: Callable[..., T],
+    /,
+    *args: Any,
+    loop_factory: Callable[[], AbstractEventLoop] | None = None,
+    debug: bool | None = None,
+) -> T:
+    """Run a function green on a new event loop, as `asyncio.run` does for a coroutine. From plain sync code.
+
+    The function parks where it waits; the caller blocks until it has ended, and never parks. What is left then is
+    cancelled, and its `finally` blocks run, before the loop is closed.
+
+    Args:
+        fn: The function; a coroutine function is driven in the greenlet.
+        *args: Its positional arguments.
+        loop_factory: What makes the loop, for example `uvloop.new_event_loop`; None for asyncio's default.
+        debug: asyncio's debug mode; None leaves the default.
+
+    Returns:
+        What `fn` returns.
+
+    Raises:
+        RuntimeError: A loop is running in this thread already.
+        BaseException: What `fn` raises.
+    """
+    if get_running_loop() is not None:
+        raise RuntimeError("greenio.run() was called from a running event loop; write `await to_greenlet(fn)` instead")
+    main = to_greenlet(fn, *args)
+    try:
+        return _run(main, loop_factory, debug)
+    except BaseException as error:
+        main.close()  # the loop factory failed
+        trim(error)
+        raise
+
+
+if sys.version_info >= (3, 11):
+
+    def _run(
+        main: Coroutine[Any, Any, T], loop_factory: Callable[[], AbstractEventLoop] | None, debug: bool | None
+    ) -> T:
+        with asyncio.Runner(debug=debug, loop_factory=loop_factory) as runner:
+            return runner.run(main)
+
+else:  # CPython 3.10
+
+    def _run(
+        main: Coroutine[Any, Any, T], loop_factory: Callable[[], AbstractEventLoop] | None, debug: bool | None
+    ) -> T:
+        loop = (loop_factory or _original.new_event_loop)()
+        if debug is not None:
+            loop.set_debug(debug)
+        _original.set_event_loop(loop)
+        try:
+            return loop.run_until_complete(main)
+        finally:
+            try:
+                _cancel_all(loop)
+                loop.run_until_complete(loop.shutdown_asyncgens())
+                loop.run_until_complete(loop.shutdown_default_executor())
+            finally:
+                _original.set_event_loop(None)
+                loop.close()
+
+
+def _cancel_all(loop: AbstractEventLoop) -> None:
+    left = asyncio.all_tasks(loop)
+    for task in left:
+        task.cancel()
+    if left:
+        loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+    for task in left:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            loop.call_exception_handler(
+                {"message": "unhandled exception during greenio.run() shutdown", "exception": error, "task": task}
+            )
+
+
+def sync_to_async(fn: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """Make a coroutine function of a blocking one: decorator for `to_greenlet`. Never parks; the blocking one may.
+
+    Args:
+        fn: The blocking function.
+
+    Returns:
+        A coroutine function with the signature of `fn`.
+    """
+
+    @functools.wraps(fn)
+    async def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        return await to_greenlet(fn, *args, **kwargs)
+
+    return call
+
+
+def async_to_sync(afn: Callable[P, Awaitable[T]]) -> Callable[P, T]:
+    """Make a blocking function of a coroutine function: decorator for `await_`.
+
+    In green code the call is driven on the host loop, and parks. In native code without a running loop it runs on a
+    loop of its own, by `asyncio.run`. In a running loop it raises RuntimeError: there the coroutine function itself is
+    right.
+
+    Args:
+        afn: The coroutine function.
+
+    Returns:
+        A function with the signature of `afn`.
+    """
+
+    @functools.wraps(afn)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        green = current_green()
+        try:
+            if green is not None:
+                return drive(green, afn(*args, **kwargs))  # type: ignore[no-any-return]
+            if get_running_loop() is not None:
+                raise RuntimeError(
+                    f"{getattr(afn, '__qualname__', afn)!s} was made sync by async_to_sync and called in a running "
+                    f"loop; await the original, or call this inside `await to_greenlet(fn)`"
+                )
+            return asyncio.run(_await(afn(*args, **kwargs)))
+        except BaseException as error:
+            trim(error)
+            raise
+
+    return call
+
+
+async def _await(awaitable: Awaitable[T]) -> T:
+    return await awaitable
+
+
+def offload(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run a function in a thread of the host loop's default executor while this greenlet is parked.
+
+    For what cannot park: C extensions, long computations, files. Outside a greenlet it is a plain call. The thread
+    works in a copy of the caller's context. A cancelled wait leaves the thread to finish by itself; its result is
+    dropped.
+
+    Args:
+        fn: The function.
+        *args: Its positional arguments.
+        **kwargs: Its keyword arguments.
+
+    Returns:
+        What `fn` returns.
+
+    Raises:
+        CancelledError: The host task was cancelled.
+        BaseException: What `fn` raises.
+    """
+    green = current_green()
+    if green is None:
+        return fn(*args, **kwargs)
+    context = copy_context()
+    future = green.host.loop.run_in_executor(None, functools.partial(context.run, fn, *args, **kwargs))
+    try:
+        return drive(green, future)  # type: ignore[no-any-return]
+    except BaseException as error:
+        trim(error)
+        raise

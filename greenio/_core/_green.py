@@ -1,0 +1,527 @@
+"""Green greenlets: how one parks, and how it is resumed.
+
+Theory of operation
+===================
+A `Green` is a greenlet that runs one call after another, each on behalf of one host task. While a call runs, its green
+is in one of three states:
+
+* *running*: its code, or code that it switched into, has the thread. `waiting` is False.
+* *parked*: it gave the thread back in `park` and nothing has claimed it yet. `waiting` is True.
+* *claimed*: a waker set `waiting` to False and will resume it, at once or by a callback it scheduled.
+
+**The first waker wins.** Readiness, a timer, a lock, a cancellation: whoever turns `waiting` from True to False owns
+the one and only resume of that park. Everybody else must see False and go on to the next waiter. All claims happen in
+the thread of the host loop, so that no lock is needed; wakers elsewhere come through `call_soon_threadsafe`. A
+cancellation that comes second is kept in `cancellation` and raised by the next park, or by the end of the call.
+
+**What the thread shows.** The running loop and the async-generator hooks belong to the thread, so they are exchanged at
+every switch. The outer side (a task that starts a call, a loop callback that resumes one) shows the host's; green code
+shows none. Only while `await_` drives a coroutine does green code show the host's too, and `visible` is True: then a
+switch exchanges nothing but the current task. Green code with a loop of its own (a nested `asyncio.run`) takes that
+loop's marks off around each park. Whoever runs a loop has set the hooks, so the hooks tell, at half the price of asking
+for the running loop (a `getpid` system call each time).
+
+**Relayed parks.** As long as a call has awaited only, and waited for nothing else, its host task is stepped at every
+wake-up: the green hands what it awaits to the task (RELAYED), and the task itself suspends on it and steps the green,
+as it would a coroutine. That takes fewer turns of the loop than a callback of greenio's own, and every cancellation
+goes the native way. With its first PARKED the call leaves this mode for good, since from then on the task awaits the
+Call.
+
+**A park returns to whoever resumed**: the parent is set anew at every resume. The greenlet that parks (`leaf`) may be
+one that a library made inside the green; it is the one that is resumed.
+
+Only this package imports greenlet.
+"""
+
+from __future__ import annotations
+
+from asyncio import CancelledError, Future, Task
+from collections.abc import Callable
+from contextvars import Context
+from typing import TYPE_CHECKING, Any, Final, cast
+from weakref import WeakSet
+
+from greenlet import GreenletExit, getcurrent, greenlet
+
+from .. import _original
+from ._asyncio import (
+    AnyTask,
+    Hooks,
+    current_task,
+    enter_task,
+    get_hooks,
+    get_running_loop,
+    leave_task,
+    set_hooks,
+    set_running_loop,
+)
+
+if TYPE_CHECKING:
+    from ._call import Call
+    from ._host import Host
+
+__all__ = [
+    "ENDED",
+    "PARKED",
+    "READY",
+    "RELAYED",
+    "TIMED_OUT",
+    "Abandoned",
+    "Forked",
+    "Green",
+    "GreenletExit",
+    "ThreadState",
+    "Wake",
+    "current_green",
+    "getcurrent",
+    "greenlet",
+    "greens",
+    "new_green",
+    "park",
+    "pass_on",
+    "pass_on_at_rest",
+    "relay",
+    "relays",
+    "resume",
+    "resume_each",
+    "switch_home",
+    "switch_out",
+    "take_call",
+    "thread_state",
+]
+
+Wake = object
+"""What a waker hands to a park: READY, TIMED_OUT, or an exception to raise there."""
+
+
+class _Marker:
+    __slots__ = ("_name",)
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __repr__(self) -> str:
+        return self._name
+
+
+ENDED: Final = _Marker("ENDED")
+PARKED: Final = _Marker("PARKED")
+RELAYED: Final = _Marker("RELAYED")
+READY: Final = _Marker("READY")
+TIMED_OUT: Final = _Marker("TIMED_OUT")
+
+
+class ThreadState:
+    """What the greens of one thread share: those at rest, the one that has the thread, and the main greenlet."""
+
+    __slots__ = ("active", "idle", "main")
+
+    def __init__(self) -> None:
+        self.active: Green | None = None
+        self.idle: list[Green] = []
+        main = getcurrent()
+        while main.parent is not None:
+            main = main.parent
+        self.main = main
+
+
+class _Owner:
+    """Goes when its thread ends, and lets the greens at rest go: no collector looks into a suspended greenlet."""
+
+    __slots__ = ("_idle",)
+
+    def __init__(self, state: ThreadState) -> None:
+        self._idle = state.idle
+
+    def __del__(self) -> None:
+        self._idle.clear()
+
+
+class _Local(_original.local):
+    state: ThreadState
+
+    def __init__(self) -> None:
+        self.state = ThreadState()
+        self._owner = _Owner(self.state)
+
+
+_local = _Local()
+
+
+def thread_state() -> ThreadState:
+    """Look up the calling thread's state."""
+    return _local.state
+
+
+class Green(greenlet):
+    """A greenlet that greenio made: code that runs in it is green."""
+
+    __slots__ = (
+        "awaited",
+        "call",
+        "cancellation",
+        "cancels",
+        "deadline",
+        "error",
+        "host",
+        "leaf",
+        "operations",
+        "outcome",
+        "task",
+        "thread",
+        "timer",
+        "timer_when",
+        "visible",
+        "waiting",
+        "what",
+    )
+
+    awaited: Future[Any] | None
+    call: Call | None
+    cancellation: CancelledError | None
+    deadline: float | None
+    cancels: int
+    error: BaseException | None  # type: ignore[assignment]  # hides greenlet.error, an exception class
+    host: Host
+    leaf: greenlet
+    operations: int
+    outcome: Any
+    task: AnyTask
+    thread: ThreadState
+    timer: Any
+    timer_when: float
+    visible: bool
+    waiting: bool
+    what: object
+
+    def on_timer(self) -> None:
+        """Wake the park whose deadline has come; a deadline that moved on arms the timer anew."""
+        self.timer = None
+        deadline = self.deadline
+        if deadline is None or not self.waiting:
+            return
+        if self.host.clock() < deadline:
+            self.arm(deadline)
+            return
+        self.waiting = False
+        resume(self, TIMED_OUT)
+
+    def arm(self, deadline: float) -> None:
+        """See to it that the timer fires at `deadline` or before.
+
+        A timer that is early costs one callback; one that is moved costs two heap operations. So an armed timer stays
+        through the parks that follow, and a conversation of many short waits with a timeout touches the heap once.
+        """
+        if self.timer is not None:
+            if self.timer_when <= deadline:
+                return
+            self.timer.cancel()
+        self.timer_when = deadline
+        self.timer = self.host.call_at(deadline, self.on_timer)
+
+    def disarm(self) -> None:
+        """Take the timer off the loop."""
+        self.timer.cancel()
+        self.timer = None
+
+    def on_done(self, future: Future[Any]) -> None:
+        """Wake the park that awaits `future`; one that has gone on already is left alone."""
+        if self.awaited is future and self.waiting:
+            self.waiting = False
+            resume(self, READY)
+
+    def take_cancellation(self) -> CancelledError:
+        """Hand out the cancellation that came while nothing was parked, once."""
+        error = self.cancellation
+        assert error is not None
+        self.cancellation = None
+        return error
+
+    def __repr__(self) -> str:
+        at_rest = getattr(self, "task", None) is None
+        state = "parked" if getattr(self, "waiting", False) else "idle" if at_rest else "running"
+        what = getattr(self, "what", None)
+        return f"<{type(self).__name__} at {id(self):#x} {state}{f' in {what!r}' if what is not None else ''}>"
+
+
+class Forked(Green):
+    """A green that forked, in the child: not green any more, so that what it calls blocks as in any new process."""
+
+    __slots__ = ()
+
+
+class Abandoned(Green):
+    """A green that was parked when its thread forked, in the child: nobody may resume it, nor let go of it."""
+
+    __slots__ = ()
+
+
+_greens: WeakSet[Green] = WeakSet()
+
+
+def new_green(run: Callable[..., object], thread: ThreadState) -> Green:
+    """Make a green at rest that will run `run` in this thread.
+
+    `run` must switch out at once: greenlet keeps the arguments of a first switch for good, so that the first call must
+    not come with it.
+    """
+    green = Green(run)
+    green.thread = thread
+    green.awaited = green.call = green.cancellation = green.deadline = green.error = None
+    green.outcome = green.timer = green.what = None
+    green.timer_when = 0.0
+    green.cancels = green.operations = 0
+    green.visible = green.waiting = False
+    _greens.add(green)
+    _call_deep(_LEVELS, green.switch)
+    return green
+
+
+_LEVELS = 12
+"""Frames of `list.sort` under a new green, each with some 5 kB of C stack: what libuv puts there is less than half."""
+
+
+def _call_deep(levels: int, fn: Callable[[], object]) -> int:
+    """Call `fn` far down the C stack, so that a green that starts there leaves the loop's own C frames in place.
+
+    A greenlet runs at the addresses where it started, and what lay there is moved away meanwhile. libuv keeps pointers
+    to its frames while callbacks run (the events of a poll), and follows them when a descriptor is closed, or given to
+    add_reader or remove_reader. If a green lay over those frames, uvloop would crash there or write into the green.
+    """
+    if levels:
+        [None].sort(key=lambda _: _call_deep(levels - 1, fn))
+    else:
+        fn()
+    return 0
+
+
+def greens() -> list[Green]:
+    """List every green of every thread, at rest or not."""
+    return list(_greens)
+
+
+def current_green() -> Green | None:
+    """Look up the green on whose behalf the caller runs; None in native code. Never parks."""
+    current = getcurrent()
+    if current.__class__ is Green:
+        return current
+    ancestor = current.parent
+    while ancestor is not None:
+        if ancestor.__class__ is Green:
+            # A library's greenlet may outlive the call that made it (sync Playwright keeps one for its loop), so
+            # not the ancestor counts, but the green that has the thread.
+            return ancestor.thread.active
+        ancestor = ancestor.parent
+    return None
+
+
+def switch_home(green: Green, message: object) -> Wake:
+    """Switch to whoever resumed `green`; come back when a waker, who has claimed it, switches here."""
+    try:
+        wake: Wake = green.parent.switch(message)  # type: ignore[union-attr]
+    except GreenletExit:
+        raise
+    except BaseException as error:
+        wake = pass_on(green, None, error)
+    return pass_on(green, wake) if green.waiting else wake
+
+
+def pass_on(green: Green, value: object, error: BaseException | None = None) -> Wake:
+    """Pass on what was not meant for a parked green, until a waker comes.
+
+    A library makes a greenlet whose parent is the green that it runs in. When the loop runs that greenlet later (as it
+    does with a task that began eagerly in green code), what it hands to its parent is for the loop's greenlet.
+    """
+    while green.waiting:
+        value, error = _hand_on(green.parent, value, error)
+    if error is not None:
+        raise error
+    return value
+
+
+def pass_on_at_rest(value: object, error: BaseException | None = None) -> object:
+    """Do so for the calling green, which is at rest, until a call comes; without a reference to that green."""
+    while getcurrent().host is None:  # type: ignore[attr-defined]
+        value, error = _hand_on(getcurrent().parent, value, error)
+    if error is not None:
+        raise error
+    return value
+
+
+def _hand_on(parent: Any, value: object, error: BaseException | None) -> tuple[object, BaseException | None]:
+    try:
+        return (parent.switch(value) if error is None else parent.throw(error)), None
+    except GreenletExit:
+        raise
+    except BaseException as caught:
+        return None, caught
+
+
+def relays(green: Green) -> bool:
+    """Tell whether the host task may be handed what the green awaits: it is the task that has just stepped it."""
+    call = green.call
+    return _CAN_RELAY and (call is None or call.relaying)
+
+
+_CAN_RELAY = hasattr(Task, "uncancel")
+"""Not on CPython 3.10, whose tasks do not count cancellations, so that greens have to see each one themselves."""
+
+
+def relay(green: Green, awaited: Any) -> Wake:
+    """Park until the host task has done waiting for `awaited`, a Future or None for one turn of the loop.
+
+    Returns:
+        READY, or the exception that the task was to throw.
+    """
+    green.awaited = awaited
+    green.deadline = None
+    green.operations = 0
+    green.leaf = getcurrent()
+    green.waiting = True
+    try:
+        return switch_home(green, RELAYED)
+    finally:
+        green.awaited = None
+
+
+def park(green: Green, deadline: float | None = None) -> Wake:
+    """Give the thread back to whoever resumed `green`, until a waker resumes it.
+
+    Args:
+        green: The caller's own green.
+        deadline: When to give up waiting, on the host's clock, in seconds; None waits for ever.
+
+    Returns:
+        READY, or TIMED_OUT.
+
+    Raises:
+        BaseException: What the waker passed: CancelledError, or an OSError when the descriptor was closed.
+    """
+    if green.cancellation is not None:
+        raise green.take_cancellation()
+    hooks = get_hooks()
+    if hooks[0] is None:
+        return switch_out(green, deadline)
+    return _park_inside(green, hooks, deadline)
+
+
+def switch_out(green: Green, deadline: float | None) -> Wake:
+    """Do what `park` does, in a thread state that fits `green.visible`, with no current task."""
+    if green.host.ended:
+        raise RuntimeError("the event loop of this greenlet is closed, so nothing could wake it")
+    green.deadline = deadline
+    if deadline is not None:
+        green.arm(deadline)
+    green.operations = 0
+    green.leaf = getcurrent()
+    green.waiting = True
+    wake = switch_home(green, PARKED)
+    if wake is READY or wake is TIMED_OUT:
+        return wake
+    try:
+        raise cast(BaseException, wake)
+    finally:
+        del wake
+
+
+def _park_inside(green: Green, hooks: Hooks, deadline: float | None) -> Wake:
+    """Park from code in which a loop runs: take its marks off the thread for as long as that lasts."""
+    inner = get_running_loop()
+    task = current_task(inner) if inner is not None else None
+    if inner is not None and task is not None:
+        leave_task(inner, task)
+    visible = green.visible
+    if not visible or inner is not green.host.loop:
+        green.visible = False
+        set_running_loop(None)
+        set_hooks(None, None)
+    try:
+        return switch_out(green, deadline)
+    finally:
+        if not green.visible:
+            green.visible = visible
+            set_running_loop(inner)
+            set_hooks(*hooks)
+        if inner is not None and task is not None:
+            enter_task(inner, task)
+
+
+def resume(green: Green, wake: Wake) -> None:
+    """Switch into a parked green that the caller has claimed; come back when it parks again or ends.
+
+    Runs in a callback of the host loop, where that loop is the running one and no task is current.
+    """
+    host = green.host
+    thread = green.thread
+    outer = thread.active
+    thread.active = green
+    green.parent = getcurrent()
+    if not green.visible:
+        set_running_loop(None)
+        set_hooks(None, None)
+    try:
+        outcome = green.leaf.switch(wake)
+    finally:
+        thread.active = outer
+        if not green.visible:
+            set_running_loop(host.loop)
+            set_hooks(*host.hooks)
+    if outcome is not PARKED:
+        take_call(green).wake()
+
+
+def take_call(green: Green) -> Call:
+    """Part a green at rest from the call that has ended on it."""
+    call = green.call
+    assert call is not None
+    # `leaf` too: most often it is the green itself, and the collector does not look into a suspended greenlet.
+    green.call = green.gr_context = green.leaf = None  # type: ignore[assignment]
+    return call
+
+
+def resume_each(host: Host, greens: list[Green]) -> None:
+    """Resume many greens that became ready at once, as `resume` does, those that are still waiting.
+
+    What a switch costs the outer side is paid once for all of them.
+    """
+    thread = host.thread
+    outer, active = getcurrent(), thread.active
+    ended: list[Call] = []
+    greens.reverse()
+    set_running_loop(None)
+    set_hooks(None, None)
+    try:
+        while greens:
+            green = greens.pop()
+            if not green.waiting:
+                continue
+            green.waiting = False
+            if green.visible:
+                set_running_loop(host.loop)
+                set_hooks(*host.hooks)
+            thread.active = green
+            green.parent = outer
+            outcome = green.leaf.switch(READY)
+            if green.visible:
+                set_running_loop(None)
+                set_hooks(None, None)
+            if outcome is not PARKED:
+                ended.append(take_call(green))
+    finally:
+        thread.active = active
+        set_running_loop(host.loop)
+        set_hooks(*host.hooks)
+        if greens:  # a signal handler raised between two of them; these will not be told again
+            greens.reverse()
+            host.loop.call_soon(resume_each, host, greens, context=Context())
+    _wake_each(host, ended)
+
+
+def _wake_each(host: Host, ended: list[Call]) -> None:
+    """Step the host tasks of calls that have ended."""
+    try:
+        while ended:
+            ended.pop().wake()
+    finally:
+        for call in ended:  # a task raised SystemExit or KeyboardInterrupt through the loop; these are due still
+            host.loop.call_soon(call.wake, context=Context())

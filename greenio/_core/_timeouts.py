@@ -1,0 +1,166 @@
+"""`timeout` and `timeout_at`: `asyncio.timeout` for sync code."""
+
+from __future__ import annotations
+
+import sys
+from asyncio import CancelledError, TimerHandle
+from types import TracebackType
+
+from ._green import Green, current_green
+
+__all__ = ["Timeout", "timeout", "timeout_at"]
+
+
+class Timeout:
+    """A `with` block that ends in TimeoutError when its deadline comes, as `asyncio.Timeout` does for `async with`.
+
+    The host task is cancelled at the deadline, so that everything under the block that waits is told the same way:
+    blocking calls, `await_`, task groups. Use each object once.
+    """
+
+    def __init__(self, when: float | None, *, delay: float | None = None) -> None:
+        self._when = when
+        self._delay = delay
+        self._green: Green | None = None
+        self._timer: TimerHandle | None = None
+        self._cancelling = 0
+        self._expired = False
+        self._state = "created"
+
+    def when(self) -> float | None:
+        """Tell the deadline on the host loop's clock, in seconds; None if there is none. Never parks."""
+        return self._when
+
+    def expired(self) -> bool:
+        """Tell whether the deadline came before the block ended. Never parks."""
+        return self._expired
+
+    def reschedule(self, when: float | None) -> None:
+        """Move the deadline. Never parks.
+
+        Args:
+            when: A time on the host loop's clock, in seconds; None for no deadline.
+
+        Raises:
+            RuntimeError: The block is not entered, has ended, or has expired.
+        """
+        if self._state != "entered" or self._expired:
+            state = "expired" if self._expired else self._state
+            raise RuntimeError(f"cannot reschedule a timeout that is {state}; call it inside the `with` block")
+        self._arm(when)
+
+    def _arm(self, when: float | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._when = when
+        if when is None:
+            return
+        assert self._green is not None
+        host = self._green.host
+        if when <= host.clock():
+            host.call_soon(self._expire)
+            self._timer = None
+            return
+        self._timer = host.call_at(when, self._expire)
+
+    def _expire(self) -> None:
+        if self._state != "entered" or self._expired or self._when is None:
+            return
+        assert self._green is not None
+        if self._when > self._green.host.clock():
+            self._arm(self._when)  # it was rescheduled while this call was on its way
+            return
+        self._expired = True
+        self._timer = None
+        _cancel(self._green)
+
+    def __enter__(self) -> Timeout:
+        green = current_green()
+        if green is None:
+            raise RuntimeError(
+                "timeout() works in green code only; in async code use `async with asyncio.timeout(...)`, "
+                "in sync code run the function inside `await to_greenlet(fn)`"
+            )
+        if self._state != "created":
+            raise RuntimeError("a timeout can be entered once; make a new one with timeout(seconds)")
+        self._state = "entered"
+        self._green = green
+        self._cancelling = _cancelling(green)
+        if self._delay is not None:
+            self._when = green.host.clock() + self._delay
+        self._arm(self._when)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._state = "exited"
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        green = self._green
+        assert green is not None
+        if not self._expired:
+            return
+        if _uncancel(green) > self._cancelling:
+            return  # somebody else cancelled the task too
+        if kind is not None and issubclass(kind, CancelledError):
+            raise TimeoutError("timed out") from error
+        # The deadline came when the last wait of the block had ended: what was to cancel this block is taken back.
+        green.cancellation = None
+
+    def __repr__(self) -> str:
+        state = "expired" if self._expired else self._state
+        return f"<Timeout [{state}] when={self._when}>"
+
+
+if sys.version_info >= (3, 11):
+
+    def _cancelling(green: Green) -> int:
+        return green.task.cancelling()
+
+    def _uncancel(green: Green) -> int:
+        return green.task.uncancel()
+
+    def _cancel(green: Green) -> None:
+        green.task.cancel()
+
+else:  # CPython 3.10: the greens themselves count the cancellations that reach them, those of timeouts excepted
+
+    def _cancelling(green: Green) -> int:
+        return green.cancels
+
+    def _uncancel(green: Green) -> int:
+        return green.cancels
+
+    def _cancel(green: Green) -> None:
+        task = green.task
+        reached = [call.green for call in green.host.calls if call.green.task is task]
+        task.cancel()
+        for each in reached:
+            each.cancels -= 1
+
+
+def timeout(seconds: float | None) -> Timeout:
+    """Limit the time of a block of green code: `with timeout(5): ...`. The block may park; this call does not.
+
+    Args:
+        seconds: The limit in seconds; None for none. Zero or less expires at the first call that waits.
+
+    Returns:
+        A context manager that raises TimeoutError at the end of a block that was cut short. Nestable.
+    """
+    return Timeout(None, delay=seconds)
+
+
+def timeout_at(when: float | None) -> Timeout:
+    """Limit a block of green code to a point in time. The block may park; this call does not.
+
+    Args:
+        when: A time on the host loop's clock (`get_loop().time()`), in seconds; None for no limit.
+
+    Returns:
+        A context manager that raises TimeoutError at the end of a block that was cut short. Nestable.
+    """
+    return Timeout(when)

@@ -1,0 +1,72 @@
+"""The native objects, taken before anything is patched.
+
+Every other file of the package takes what it needs of a patchable module from here, so that greenio itself never
+runs through its own patches. This file imports nothing of greenio.
+"""
+
+import asyncio
+import os
+import select
+import selectors
+import socket
+import threading
+import time
+
+__all__ = [
+    "AddressFamily",
+    "PollSelector",
+    "SSLSocket",
+    "Socket",
+    "SocketKind",
+    "allocate_rlock",
+    "close",
+    "current_thread",
+    "dup",
+    "epoll",
+    "get_ident",
+    "getaddrinfo",
+    "getnameinfo",
+    "kevent",
+    "kqueue",
+    "local",
+    "monotonic",
+    "new_event_loop",
+    "poll",
+    "select_select",
+    "sendfile",
+    "set_event_loop",
+    "sleep",
+]
+
+Socket = socket.socket
+try:
+    from ssl import SSLSocket
+except ImportError:  # a CPython that was built without OpenSSL
+    SSLSocket = type("SSLSocket", (Socket,), {})  # type: ignore[assignment, misc]
+PollSelector = selectors.PollSelector
+
+close = os.close
+dup = os.dup
+sendfile = getattr(os, "sendfile", None)
+
+epoll = getattr(select, "epoll", None)
+kevent = getattr(select, "kevent", None)
+kqueue = getattr(select, "kqueue", None)
+poll = getattr(select, "poll", None)
+select_select = select.select
+
+AddressFamily = socket.AddressFamily
+SocketKind = socket.SocketKind
+getaddrinfo = socket.getaddrinfo
+getnameinfo = socket.getnameinfo
+
+new_event_loop = asyncio.new_event_loop
+set_event_loop = asyncio.set_event_loop
+
+allocate_rlock = threading.RLock
+current_thread = threading.current_thread
+get_ident = threading.get_ident
+local = threading.local
+
+monotonic = time.monotonic
+sleep = time.sleep

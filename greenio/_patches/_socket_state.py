@@ -1,0 +1,288 @@
+"""What greenio knows of the sockets that green code has used, and how a call on one waits.
+
+`MSG_DONTWAIT` makes an attempt on a blocking socket without touching the descriptor. It does not help where the socket
+has a timeout: there the C code polls before it even tries. Such a socket is *adopted*: its C timeout is set to zero,
+which changes nothing about the descriptor (it is non-blocking already, that is how CPython implements timeouts), and
+the user's timeout is kept here. TLS adopts sockets without a timeout too, since `_ssl` blocks in C otherwise. Native
+code that uses an adopted socket gets what the user's timeout says: see `natively`.
+"""
+
+from __future__ import annotations
+
+import _socket
+import os
+import socket
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Literal
+from weakref import ref
+
+from .. import _original
+from .._core import Green, Host, Side, current_green, forget, getcurrent, reader, renew, writer, yield_once
+
+__all__ = [
+    "NEVER_BLOCKS",
+    "TURN",
+    "Direction",
+    "State",
+    "adopt",
+    "adopted_state",
+    "attempt",
+    "deadline_of",
+    "green_caller",
+    "natively",
+    "ready_natively",
+    "release",
+    "release_sockets",
+    "state_of",
+    "states",
+    "take_turn",
+    "unblocked",
+]
+
+_C = _socket.socket
+
+NEVER_BLOCKS = int(socket.MSG_DONTWAIT | socket.MSG_OOB | getattr(socket, "MSG_ERRQUEUE", 0))
+"""Flags with which a call on a socket without a timeout does not wait. One with a timeout waits all the same."""
+
+TURN = 32
+"""Operations that a greenlet may do without a park before it lets the others have a turn."""
+
+_LONGEST_POLL = 2**31 - 1
+"""Milliseconds: the most that `poll` takes."""
+
+Direction = Literal["read", "write"]
+_EVENTS = {"read": 1, "write": 4}  # POLLIN, POLLOUT
+
+
+class State(ref["socket.socket"]):
+    """What greenio knows of a socket that green code has used.
+
+    Attributes:
+        adopted: The C timeout is zero, while the user's is not.
+        drains: Whether a short read means that nothing is left.
+        fd: The descriptor.
+        key: The socket's id.
+        mode: Held while the descriptor's mode is switched for the length of one system call.
+        reader: Waits for reading, on the host that used the socket last.
+        stream: Whether a blocking send takes everything.
+        timeout: The user's timeout in seconds; None blocks, 0 never does.
+        writer: Waits for writing, on the host that used the socket last.
+    """
+
+    __slots__ = ("adopted", "drains", "fd", "key", "mode", "reader", "stream", "timeout", "writer")
+
+    def __init__(self, sock: socket.socket, callback: Callable[[State], None]) -> None:
+        super().__init__(sock, callback)  # type: ignore[call-arg]
+        self.key = id(sock)
+        self.fd = sock.fileno()
+        self.timeout: float | None = _C.gettimeout(sock)
+        self.adopted = False
+        self.stream = _C.type.__get__(sock) == socket.SOCK_STREAM
+        # A read of a Unix socket ends where a message with descriptors does.
+        self.drains = self.stream and _C.family.__get__(sock) in (socket.AF_INET, socket.AF_INET6)
+        self.mode = _original.allocate_rlock()
+        self.reader: Any = _NOWHERE
+        self.writer: Any = _NOWHERE
+
+    def read_side(self, host: Host) -> Side:
+        """Look up what to wait on for reading. Loops of several threads may share the socket, so ask at every use."""
+        side = self.reader = reader(host, self.fd)
+        return side
+
+    def write_side(self, host: Host) -> Side:
+        """Look up what to wait on for writing."""
+        side = self.writer = writer(host, self.fd)
+        return side
+
+    def side(self, green: Green, direction: Direction) -> Side:
+        """Look up what to wait on for one direction."""
+        host = green.host
+        side: Side = self.reader if direction == "read" else self.writer
+        if side.host is host:
+            return side
+        return self.read_side(host) if direction == "read" else self.write_side(host)
+
+    def wait(self, green: Green, direction: Direction, deadline: float | None) -> bool:
+        """Park until an edge, after the socket was found not ready; False if the deadline came first."""
+        return self.side(green, direction).wait(green, deadline)
+
+
+class _Nowhere:
+    """The side of a socket that no host has waited for."""
+
+    host = None
+
+
+_NOWHERE = _Nowhere()
+
+states: dict[int, State] = {}
+"""By the socket's id: a State is a weak reference, whose callback takes the entry out before an id can come again."""
+
+
+def _gone(state: State) -> None:
+    """Clear up after a socket that was dropped without being closed; its finalizer has closed the descriptor."""
+    if states.pop(state.key, None) is not None:
+        forget(state.fd)
+
+
+def state_of(sock: socket.socket) -> State:
+    """Look up what is known of a socket, and make sure that no C code will wait on it for its timeout."""
+    state = states.get(id(sock))
+    if state is None:
+        state = State(sock, _gone)
+        if state.fd < 0:
+            return state
+        states[state.key] = state
+        renew(state.fd)
+        if state.timeout:
+            adopt(sock, state)
+    return state
+
+
+def adopt(sock: socket.socket, state: State) -> None:
+    """Set the C timeout to zero and keep the user's aside, if all is patched that has to know of it."""
+    if not state.adopted and state.timeout != 0 and _can_adopt(sock):
+        _C.setblocking(sock, False)
+        state.adopted = True
+
+
+def _can_adopt(sock: socket.socket) -> bool:
+    """Tell whether `gettimeout` knows of adopted sockets, and for TLS also the calls into OpenSSL."""
+    if "gettimeout" not in vars(socket.socket):
+        return False
+    return not isinstance(sock, _original.SSLSocket) or hasattr(_original.SSLSocket.read, "__wrapped__")
+
+
+def release(sock: socket.socket, state: State) -> None:
+    """Put an adopted socket back in the mode that its timeout says."""
+    if state.adopted:
+        state.adopted = False
+        _C.settimeout(sock, state.timeout)
+
+
+def release_sockets(kind: type[socket.socket]) -> None:
+    """Forget every socket of a class; what green code used blocks again as its timeout says."""
+    for state in tuple(states.values()):
+        sock = state()
+        if isinstance(sock, kind):
+            states.pop(state.key, None)
+            if sock.fileno() >= 0:
+                release(sock, state)
+
+
+def adopted_state(sock: socket.socket) -> State | None:
+    """Look up the state of an adopted socket; None for any other."""
+    state = states.get(id(sock))
+    return state if state is not None and state.adopted else None
+
+
+def green_caller() -> Green | None:
+    """Look up the caller's green: the first thing that a patched function does."""
+    green = getcurrent()
+    if green.__class__ is Green:
+        return green
+    return None if green.parent is None else current_green()
+
+
+def deadline_of(green: Green, timeout: float | None) -> float | None:
+    """Tell when a wait that begins now has to end, on the host's clock."""
+    return None if timeout is None else green.host.clock() + timeout
+
+
+def take_turn(green: Green) -> None:
+    """Count an operation that is about to begin; after so many without a park, let the others have a turn first."""
+    green.operations += 1
+    if green.operations > TURN:
+        yield_once(green)
+
+
+def attempt(
+    green: Green, state: State, direction: Direction, deadline: float | None, call: Callable[..., Any], *args: Any
+) -> Any:
+    """Call something that raises BlockingIOError when it would block, and park until it does not.
+
+    Raises:
+        TimeoutError: The deadline came, and one more attempt after it would have blocked too.
+    """
+    take_turn(green)
+    adopted = state.adopted
+    ready = True
+    while True:
+        try:
+            return call(*args)
+        except BlockingIOError:
+            if not ready:
+                raise TimeoutError("timed out") from None
+        ready = state.wait(green, direction, deadline)
+        if not ready and adopted and not state.adopted:
+            raise TimeoutError("timed out")  # given back meanwhile: another attempt would wait in C
+
+
+class unblocked:  # noqa: N801 - reads as a statement: `with unblocked(sock, state): ...`
+    """A `with` block for one system call that knows no MSG_DONTWAIT: the descriptor does not block in it.
+
+    The mode is shared by all duplicates of the descriptor, so that it is set even where it should be set already. On a
+    socket that is not adopted it is set back at once, for threads that use it natively. The block must not park.
+    """
+
+    __slots__ = ("_fd", "_sock", "_state")
+
+    def __init__(self, sock: socket.socket, state: State) -> None:
+        self._sock = sock
+        self._state = state
+        self._fd = sock.fileno()
+
+    def __enter__(self) -> None:
+        self._state.mode.acquire()
+        if self._fd < 0:
+            return
+        if self._state.adopted:
+            os.set_blocking(self._fd, False)
+        else:
+            _C.setblocking(self._sock, False)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if not self._state.adopted and self._fd >= 0 and self._sock.fileno() == self._fd:
+            _C.settimeout(self._sock, self._state.timeout)
+        self._state.mode.release()
+
+
+def ready_natively(sock: socket.socket, direction: Direction, deadline: float | None) -> bool:
+    """Block until the socket is ready; False if the deadline, on the monotonic clock, came first."""
+    assert _original.poll is not None
+    poller = _original.poll()
+    poller.register(sock.fileno(), _EVENTS[direction])
+    while True:
+        left = None if deadline is None else max(0.0, deadline - _original.monotonic()) * 1000
+        if poller.poll(None if left is None else min(left, _LONGEST_POLL)):
+            return True
+        if left is not None and left < _LONGEST_POLL:
+            return False
+
+
+def natively(sock: socket.socket, direction: Direction, flags: int, call: Callable[..., Any], *args: Any) -> Any:
+    """Finish a native call that raised BlockingIOError, if it did so only because greenio changed the socket's mode.
+
+    Call it in the `except` block, with the call and its arguments.
+    """
+    state = states.get(id(sock))
+    if state is None or state.timeout == 0 or (state.timeout is None and flags & NEVER_BLOCKS):
+        raise  # noqa: PLE0704 - the BlockingIOError that the caller is handling
+    if not state.adopted and not _is_switched(sock, state):
+        raise  # noqa: PLE0704 - the user made the descriptor itself non-blocking
+    deadline = None if state.timeout is None else _original.monotonic() + state.timeout
+    while ready_natively(sock, direction, deadline):
+        try:
+            return call(sock, *args)
+        except BlockingIOError:
+            continue
+    raise TimeoutError("timed out") from None
+
+
+def _is_switched(sock: socket.socket, state: State) -> bool:
+    """Tell whether the call met a descriptor whose mode `unblocked` had switched for a moment."""
+    with state.mode:
+        return state.timeout is not None or os.get_blocking(sock.fileno())

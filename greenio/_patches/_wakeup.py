@@ -1,0 +1,98 @@
+"""`signal.set_wakeup_fd`, of which a process has one: a loop in green code must not take it from the host's.
+
+asyncio's loops learn of signals by a byte on this descriptor. While green code wants one too, a relay stands in its
+place and passes every byte on to all who asked: to the descriptor that native code has set, and to those of green code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from asyncio import AbstractEventLoop
+from contextvars import Context
+from typing import Any
+
+from .. import _original
+from ._socket_state import green_caller
+from ._table import like, patches
+from ._waits import outermost_host
+
+__all__ = ["WAKEUP", "end_relay"]
+
+_native = signal.set_wakeup_fd
+_NONE = -1
+
+
+class _Relay:
+    """What stands for the wake-up descriptor while green code wants one. In the main thread only.
+
+    Attributes:
+        fds: What green code has set, by host task.
+        loop: The loop that has the main thread.
+        native: What native code has set.
+        sink: Where the signals are written to.
+    """
+
+    def __init__(self, loop: AbstractEventLoop, native: int) -> None:
+        self.fds: dict[Any, int] = {}
+        self.loop = loop
+        self.native = native
+        self._source, self.sink = os.pipe()
+        os.set_blocking(self._source, False)
+        os.set_blocking(self.sink, False)
+        Context().run(loop.add_reader, self._source, self._pass_on)
+
+    def _pass_on(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            signals = os.read(self._source, 4096)
+            for fd in {self.native, *self.fds.values()} - {_NONE}:
+                with contextlib.suppress(OSError):  # full: its loop has plenty to read; bad: its loop is closed
+                    os.write(fd, signals)
+
+    def close(self) -> None:
+        if not self.loop.is_closed():
+            self.loop.remove_reader(self._source)
+        self._pass_on()
+        _original.close(self._source)
+        _original.close(self.sink)
+
+
+_relay: _Relay | None = None
+
+
+def end_relay() -> None:
+    """Give the wake-up descriptor back to what native code has set."""
+    global _relay
+    if _relay is not None:
+        _native(_relay.native)
+        _relay.close()
+        _relay = None
+
+
+@like(_native)
+def set_wakeup_fd(fd: int, /, *, warn_on_full_buffer: bool = True) -> int:
+    global _relay
+    green = green_caller()
+    if _relay is not None and _relay.loop.is_closed():
+        end_relay()
+    if green is None and _relay is None:
+        return _native(fd, warn_on_full_buffer=warn_on_full_buffer)
+    current = _native(fd, warn_on_full_buffer=warn_on_full_buffer)  # judges the descriptor, and the thread
+    if green is None:
+        assert _relay is not None
+        before, _relay.native = _relay.native, fd
+    else:
+        if _relay is None:
+            _relay = _Relay(outermost_host(green).loop, current)
+        before = _relay.fds.pop(green.task, _NONE)
+        if fd != _NONE:
+            _relay.fds[green.task] = fd
+    if _relay.fds:
+        _native(_relay.sink, warn_on_full_buffer=False)
+    else:
+        end_relay()
+    return before
+
+
+WAKEUP = patches(signal, [set_wakeup_fd])

@@ -1,0 +1,390 @@
+"""Patching: make the blocking calls of the standard library park when green code makes them.
+
+Patching changes how a call waits, never what it means. Outside a greenlet a patched function is the native one. Every
+class keeps its identity: methods are set on it, and taken off again by `unpatch_all()`. What is written in C and takes
+no methods is replaced in its module, and in every module that imported it by name before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import types
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any, NoReturn
+
+from . import _original
+from ._patches import _dns, _select, _selectors, _socket, _time
+from ._patches._references import Exchange, Reference, Sought, Swap, exchange, find_holders, find_instances
+from ._patches._table import Group, Patch
+
+__all__ = [
+    "Reference",
+    "Report",
+    "is_patched",
+    "original",
+    "patch_all",
+    "patch_dns",
+    "patch_select",
+    "patch_selectors",
+    "patch_socket",
+    "patch_ssl",
+    "patch_time",
+    "patched",
+    "report",
+    "unpatch_all",
+]
+
+try:
+    from ._patches._ssl import GROUP as _SSL
+except ModuleNotFoundError as _error:  # a CPython that was built without OpenSSL
+    if (_error.name or "").startswith("greenio"):
+        raise
+    _SSL = Group("ssl", (), missing=f"this Python has no module {_error.name!r}")
+
+_GROUPS: dict[str, Group] = {
+    group.name: group for group in (_time.GROUP, _dns.GROUP, _socket.GROUP, _SSL, _select.GROUP, _selectors.GROUP)
+}
+
+_PINNED = ("asyncio", "concurrent.futures", "greenio", "uvloop")
+"""Packages that keep the native objects they imported by name."""
+
+_ABSENT = object()
+
+_lock = _original.allocate_rlock()
+"""Held while anything is patched or unpatched. A fork waits for it, so that the child never finds half of it done."""
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
+
+
+@dataclass(frozen=True, eq=False)
+class _Applied:
+    """One replaced name, and what it takes to put the native one back."""
+
+    patch: Patch
+    own: Any
+    native: Any
+
+    def undo(self) -> None:
+        owner, name = self.patch.owner, self.patch.name
+        if vars(owner).get(name, _ABSENT) is not self.patch.green:
+            return  # somebody has set the name since; what is theirs is not ours to take away
+        if self.own is _ABSENT:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, self.own)
+
+
+@dataclass(eq=False)
+class _AppliedGroup:
+    """A group that is patched now, and who wants it so.
+
+    Attributes:
+        group: The group.
+        names: What was replaced, in order.
+        exchanged: The early references that were exchanged.
+        wanted: Whether `patch_all` or the like asked for it; then it stays until `unpatch_all`.
+        blocks: How many `patched` blocks that are open asked for it.
+    """
+
+    group: Group
+    names: list[_Applied] = field(default_factory=list)
+    exchanged: list[Exchange] = field(default_factory=list)
+    wanted: bool = False
+    blocks: int = 0
+
+
+_applied: dict[str, _AppliedGroup] = {}
+"""The groups that are patched now, in the order in which they were."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `report()` found. `str()` of it is for people, `as_dict()` for programs.
+
+    Attributes:
+        patched: The full names that are replaced now, by group.
+        rebound: References in other modules that held a native object and now hold the green one.
+        unreachable: References that still hold a native one, so that calls through them block.
+    """
+
+    patched: dict[str, tuple[str, ...]]
+    rebound: tuple[Reference, ...]
+    unreachable: tuple[Reference, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the report as plain dicts and lists, fit for JSON."""
+        return {
+            "patched": {group: list(names) for group, names in self.patched.items()},
+            "rebound": [asdict(reference) for reference in self.rebound],
+            "unreachable": [asdict(reference) for reference in self.unreachable],
+        }
+
+    def __str__(self) -> str:
+        lines = [f"patched: {', '.join(self.patched) or 'nothing'}"]
+        for group, names in self.patched.items():
+            lines += [f"  {group}:", *(f"    {name}" for name in names)]
+        lines += [f"rebound early references: {len(self.rebound)}"]
+        lines += [f"  {reference} = {reference.native}" for reference in self.rebound]
+        lines += [f"out of reach: {len(self.unreachable)}"]
+        lines += [f"  {reference} = {reference.native}" for reference in self.unreachable]
+        return "\n".join(lines)
+
+
+def patch_all(
+    *,
+    socket: bool = True,
+    ssl: bool = True,
+    dns: bool = True,
+    select: bool = True,
+    selectors: bool = True,
+    time: bool = True,
+    **unknown: NoReturn,
+) -> None:
+    """Patch the standard library, now, in place, all or nothing. Calling it twice is harmless. Never parks.
+
+    Args:
+        socket: `socket.socket` and its methods.
+        ssl: `ssl.SSLSocket` and its methods.
+        dns: The name look-ups of `socket`.
+        select: `select.select`, `poll`, `epoll`.
+        selectors: Every class of `selectors`.
+        time: `time.sleep`.
+        **unknown: There are no others.
+
+    Raises:
+        RuntimeError: A group that was asked for is not to be had on this platform. Nothing was patched.
+        ValueError: A group is unknown. Nothing was patched.
+    """
+    _check_names(unknown)
+    chosen = {"socket": socket, "ssl": ssl, "dns": dns, "select": select, "selectors": selectors, "time": time}
+    _patch([name for name in _GROUPS if chosen[name]])
+
+
+def patch_socket() -> None:
+    """Patch `socket.socket`: the group "socket". Never parks."""
+    _patch(["socket"])
+
+
+def patch_ssl() -> None:
+    """Patch `ssl.SSLSocket`: the group "ssl". Never parks."""
+    _patch(["ssl"])
+
+
+def patch_dns() -> None:
+    """Patch the name look-ups of `socket`: the group "dns". Never parks."""
+    _patch(["dns"])
+
+
+def patch_select() -> None:
+    """Patch `select.select`, `poll` and `epoll`: the group "select". Never parks."""
+    _patch(["select"])
+
+
+def patch_selectors() -> None:
+    """Patch the classes of `selectors`: the group "selectors". Never parks."""
+    _patch(["selectors"])
+
+
+def patch_time() -> None:
+    """Patch `time.sleep`: the group "time". Never parks."""
+    _patch(["time"])
+
+
+def unpatch_all() -> None:
+    """Put every native object back. Sockets that green code used block again as their timeouts say. Never parks.
+
+    Greenlets that are parked finish their wait. What other code set over a patched name since is left alone.
+    """
+    with _lock:
+        _take_off(tuple(_applied))
+
+
+@contextlib.contextmanager
+def patched(*groups: str, **choices: bool) -> Iterator[None]:
+    """Patch for the time of a `with` block. Blocks may be nested, and may overlap in several threads. Never parks.
+
+    What is patched already stays so afterwards, and so does what `patch_all()` and its like ask for meanwhile: a
+    program that patches itself is not unpatched because a block ends.
+
+    Args:
+        *groups: The groups to patch; none for all.
+        **choices: Groups by keyword, as in `patch_all`: `patched(ssl=False)` is all but ssl.
+
+    Raises:
+        RuntimeError: A group that was asked for is not to be had on this platform. Nothing was patched.
+        ValueError: A group is unknown. Nothing was patched.
+    """
+    _check_names([*groups, *choices])
+    names = [name for name in _GROUPS if choices.get(name, name in groups or not groups)]
+    held = _patch(names, for_block=True)
+    try:
+        yield
+    finally:
+        _let_go(held)
+
+
+def is_patched(name: str) -> bool:
+    """Tell whether a group ("socket") or a name ("time.sleep", "socket.socket.recv") is patched now. Never parks.
+
+    Raises:
+        ValueError: Nothing of that name is ever patched.
+    """
+    if name in _GROUPS:
+        return name in _applied
+    for group in _GROUPS.values():
+        if any(patch.target == name for patch in group.patches):
+            return group.name in _applied
+    raise ValueError(f"nothing named {name!r} is ever patched; the groups are {_choices()}, and report() lists names")
+
+
+def original(module: str, name: str) -> Any:
+    """Look up the native object behind a name, patched or not. Never parks.
+
+    Args:
+        module: The module's name, as in "time".
+        name: The name in it, as in "sleep" or "socket.recv".
+
+    Raises:
+        AttributeError: The module has no such name.
+        ModuleNotFoundError: There is no such module.
+    """
+    value: Any = importlib.import_module(module)
+    target = module
+    for part in name.split("."):
+        target += f".{part}"
+        native = _native_of(target)
+        value = getattr(value, part) if native is _ABSENT else native
+    natives = {id(item.patch.green): item.native for item in _each_applied()}
+    return natives.get(id(value), value)
+
+
+def report() -> Report:
+    """Tell what is patched, which early references were rebound, and what could not be reached. Never parks.
+
+    Looks at every object that the garbage collector knows: for start-up and for debugging, not for a hot path. The
+    local variables of functions that are running are not looked at.
+    """
+    with _lock:
+        groups = dict(_applied)
+        natives = {item.patch.target: item.native for item in _each_applied() if _has_references(item)}
+        hidden = [entry for applied in groups.values() for entry in applied.group.hidden.items()]
+        ours = {id(natives), *_own_classes(), *(id(item.patch.green) for item in _each_applied())}
+        ours.update(id(green) for _, (_, green) in hidden)
+        live = find_instances({**natives, **{target: native for target, (native, _) in hidden}})
+        sought = [*(Sought(target, native) for target, native in natives.items()), *live]
+        return Report(
+            patched={name: tuple(item.patch.target for item in found.names) for name, found in groups.items()},
+            rebound=tuple(sorted(done.reference for found in groups.values() for done in found.exchanged)),
+            unreachable=tuple(sorted(set(find_holders(sought, _PINNED, ours)))),
+        )
+
+
+def _choices() -> str:
+    return ", ".join(sorted(_GROUPS))
+
+
+def _check_names(names: Iterable[str]) -> None:
+    unknown = [name for name in names if name not in _GROUPS]
+    if unknown:
+        raise ValueError(f"unknown group {unknown[0]!r}; the groups are {_choices()}")
+
+
+def _each_applied() -> Iterator[_Applied]:
+    for applied in tuple(_applied.values()):
+        yield from applied.names
+
+
+def _native_of(target: str) -> Any:
+    return next((item.native for item in _each_applied() if item.patch.target == target), _ABSENT)
+
+
+def _own_classes() -> set[int]:
+    """Look up the ids of classes that are patched, or stand in for others: their group knows what they may hold."""
+    patches = [patch for group in _GROUPS.values() for patch in group.patches]
+    return {id(value) for patch in patches for value in (patch.owner, patch.green) if isinstance(value, type)}
+
+
+def _has_references(item: _Applied) -> bool:
+    """Tell whether early references have to be looked for: a method is found anew at every call, a function is not."""
+    return isinstance(item.patch.owner, types.ModuleType)
+
+
+def _patch(names: list[str], for_block: bool = False) -> list[_AppliedGroup]:
+    """Patch what is not patched yet, all or nothing, and note who asked for it.
+
+    Returns:
+        All groups of that name.
+    """
+    for name in names:
+        if _GROUPS[name].missing:
+            raise RuntimeError(
+                f"cannot patch {name!r}: {_GROUPS[name].missing}; leave it out, as in patch_all({name}=False), "
+                f"or choose among {_choices()}"
+            )
+    with _lock:
+        fresh = [_AppliedGroup(_GROUPS[name]) for name in names if name not in _applied]
+        try:
+            _put_on(fresh)
+        except BaseException:
+            _restore(fresh)
+            raise
+        _applied.update((applied.group.name, applied) for applied in fresh)
+        held = [_applied[name] for name in names]
+        for applied in held:
+            applied.blocks += for_block
+            applied.wanted |= not for_block
+        return held
+
+
+def _put_on(groups: list[_AppliedGroup]) -> None:
+    for applied in groups:
+        for patch in applied.group.patches:
+            own = vars(patch.owner).get(patch.name, _ABSENT)
+            applied.names.append(_Applied(patch, own, getattr(patch.owner, patch.name)))
+            setattr(patch.owner, patch.name, patch.green)
+    targets = {item.patch.target: applied for applied in groups for item in applied.names}
+    swaps = [_swap_for(item) for applied in groups for item in applied.names if _has_references(item)]
+    for done in exchange(swaps, _PINNED, _own_classes()):
+        targets[done.reference.native].exchanged.append(done)
+
+
+def _swap_for(item: _Applied) -> Swap:
+    homes = {item.patch.owner.__name__, str(getattr(item.native, "__module__", ""))}
+    return Swap(item.native, item.patch.green, item.patch.target, frozenset(homes))
+
+
+def _let_go(held: list[_AppliedGroup]) -> None:
+    """Leave a `patched` block: take off what nobody else wants."""
+    with _lock:
+        for applied in held:
+            applied.blocks -= 1
+        left = [applied for applied in held if not applied.blocks and not applied.wanted]
+        _take_off([name for name, applied in _applied.items() if applied in left])
+
+
+def _take_off(names: Iterable[str]) -> None:
+    _restore([_applied.pop(name) for name in names])
+
+
+def _restore(groups: list[_AppliedGroup]) -> None:
+    """Put the native objects back in reverse order: the names, the early references, the later ones, live objects."""
+    with contextlib.ExitStack() as undone:  # every step is tried, whatever happens in the others
+        for applied in groups:
+            undone.callback(applied.group.undo)
+        items = [item for applied in groups for item in applied.names]
+        undone.callback(_exchange_back, [item for item in items if _has_references(item)])
+        for item in items:
+            undone.callback(item.undo)
+        for done in (done for applied in groups for done in applied.exchanged):
+            undone.callback(done.undo)
+
+
+def _exchange_back(items: list[_Applied]) -> None:
+    """Modules that were imported after the patch took the green objects by name: give them the native ones."""
+    swaps = [Swap(item.patch.green, item.native, item.patch.target, frozenset()) for item in items]
+    for _ in exchange(swaps, ["greenio"]):
+        pass

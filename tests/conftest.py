@@ -1,0 +1,149 @@
+"""Fixtures that every test has: one body over every kind of loop, scoped patching, and a search for leaks."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import platform
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import greenlet
+import pytest
+import uvloop
+
+import greenio
+from greenio import _core, monkey
+
+GROUPS = ["dns", "select", "selectors", "socket", "ssl", "time"]
+KINDS = ["asyncio", "asyncio-debug", "uvloop"]
+if sys.version_info >= (3, 12):
+    KINDS.insert(2, "asyncio-eager")
+
+
+sys.path.append(str(Path(__file__).parent.parent))  # for `benchmarks`; last, so that an installed greenio comes first
+
+
+def pytest_report_header() -> str:
+    """Tell what is being tested: which copy of greenio, with which versions below it."""
+    versions = f"greenlet {greenlet.__version__}, uvloop {uvloop.__version__}, {platform.platform()}"
+    return f"greenio {greenio.__version__} from {os.path.dirname(greenio.__file__)}, {versions}"
+
+
+uvloop.new_event_loop().close()  # libuv opens a pipe for the whole process with its first loop
+
+
+def new_loop(kind: str) -> asyncio.AbstractEventLoop:
+    """Make a loop of one of KINDS."""
+    if kind == "uvloop":
+        return uvloop.new_event_loop()
+    loop = asyncio.SelectorEventLoop()
+    if kind == "asyncio-debug":
+        loop.set_debug(True)
+        loop.slow_callback_duration = 10
+    if kind == "asyncio-eager":
+        loop.set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined]
+    return loop
+
+
+def check_tasks(loop: asyncio.AbstractEventLoop) -> None:
+    """Fail a test that leaves tasks running; those that were cancelled a moment ago may still end."""
+    for _ in range(3):
+        loop.run_until_complete(asyncio.sleep(0))
+    left = asyncio.all_tasks(loop)
+    assert not left, f"left running: {left}"
+
+
+def finish(loop: asyncio.AbstractEventLoop) -> None:
+    """Cancel what is left, as asyncio.run does, and close the loop."""
+    try:
+        left = asyncio.all_tasks(loop)
+        for task in left:
+            task.cancel()
+        if left:
+            loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.run_until_complete(loop.shutdown_default_executor())
+    finally:
+        asyncio.set_event_loop(None)
+        loop.close()
+
+
+Run = Callable[[Callable[[], Awaitable[Any]]], Any]
+
+
+@pytest.fixture(params=KINDS)
+def loop_kind(request: pytest.FixtureRequest) -> str:
+    """The kind of loop that the test's body runs on."""
+    return str(request.param)
+
+
+@pytest.fixture
+def arun(loop_kind: str) -> Run:
+    """Run a coroutine function to its end on a new loop: `arun(main)`. The test runs once for every kind of loop."""
+
+    def run(main: Callable[[], Awaitable[Any]]) -> Any:
+        loop = new_loop(loop_kind)
+        asyncio.set_event_loop(loop)
+        try:
+            result = loop.run_until_complete(main())  # type: ignore[arg-type]
+            check_tasks(loop)
+            return result
+        finally:
+            finish(loop)
+
+    return run
+
+
+@pytest.fixture
+def patched() -> Iterator[None]:
+    """Patch everything for the time of one test."""
+    with monkey.patched():
+        yield
+
+
+def _descriptors() -> set[str]:
+    if not os.path.isdir("/proc/self/fd"):
+        return set()
+    # Not the standard streams, which pytest exchanges to capture what is printed.
+    return {f"{fd} -> {_target(fd)}" for fd in os.listdir("/proc/self/fd") if int(fd) > 2 and _target(fd)}
+
+
+def _target(fd: str) -> str:
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}")
+    except OSError:
+        return ""
+
+
+def _parked() -> list[_core.Green]:
+    return [green for green in _core.greens() if getattr(green, "waiting", False)]
+
+
+@pytest.fixture(autouse=True)
+def no_leaks() -> Iterator[None]:
+    """Fail a test that leaves greenlets parked, registrations, patches, descriptors or threads behind.
+
+    A loop that was not closed shows by its descriptors.
+    """
+    descriptors = _descriptors()
+    threads = set(threading.enumerate())
+    parked_before = _parked()  # by a test that has failed already
+    registered_before = _core.registrations()
+    yield
+    gc.collect()
+    parked = [green for green in _parked() if green not in parked_before]
+    assert not parked, f"left parked: {parked}"
+    registered = [watch for watch in _core.registrations() if watch not in registered_before]
+    assert not registered, f"left registered: {registered}"
+    patches = [group for group in GROUPS if monkey.is_patched(group)]
+    assert not patches, f"left patched: {patches}"
+    for thread in set(threading.enumerate()) - threads:
+        thread.join(1)
+    assert set(threading.enumerate()) <= threads, "left threads"
+    left = {entry for entry in _descriptors() - descriptors if "/proc/" not in entry and not entry.endswith(".so")}
+    assert not left, f"left open: {left}"

@@ -1,0 +1,284 @@
+"""Forks: the child is native, whatever was parked in the parent, and the parent goes on undisturbed."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import socket
+import sys
+import time
+import warnings
+
+import pytest
+
+from greenio import await_, in_greenlet, offload, run, spawn, to_greenlet
+from waiting import parked, until_parked
+
+if not hasattr(os, "fork"):
+    pytest.skip("no fork here", allow_module_level=True)
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
+]
+
+FAILED = 99
+
+
+def fork(child):
+    """Fork; in the child run `child` and leave by its result. In the parent, return the child's number."""
+    number = os.fork()
+    if number:
+        return number
+    code = FAILED
+    try:
+        code = child() or 0
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def exit_code(number):
+    return os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])
+
+
+async def code_of(number):
+    """Wait for a child without holding the loop."""
+    return await asyncio.to_thread(exit_code, number)
+
+
+def bystander(log, pipe):
+    """A greenlet that is parked in the parent: nothing of it may run in the child."""
+    try:
+        time.sleep(0.2)
+    finally:
+        log.append("bystander")
+        os.write(pipe, b"finally\n")
+
+
+async def with_bystanders(fork_now):
+    """Fork beside parked greenlets of every kind; check that all of them end well in the parent, and only there."""
+    read, write = os.pipe()
+    left, right = socket.socketpair()
+    log = []
+    loop = asyncio.get_running_loop()
+    future = loop.create_future()
+    with left, right:
+        tasks = [
+            asyncio.ensure_future(to_greenlet(bystander, log, write)),
+            asyncio.ensure_future(to_greenlet(left.recv, 10)),
+            asyncio.ensure_future(to_greenlet(await_, future)),
+        ]
+        await until_parked(3)
+        code = await code_of(await fork_now())
+        right.send(b"data")
+        future.set_result("result")
+        assert await asyncio.gather(*tasks) == [None, b"data", "result"]
+        assert await to_greenlet(lambda: (time.sleep(0.001), "parks still")[1]) == "parks still"
+    os.close(write)
+    with open(read) as written:
+        assert written.read() == "finally\n"
+    assert log == ["bystander"]
+    return code
+
+
+def blocks():
+    """In the child: nothing is green, blocking calls block, and they work."""
+    assert not in_greenlet()
+    assert asyncio._get_running_loop() is None
+    assert sys.get_asyncgen_hooks() == (None, None)
+    begin = time.monotonic()
+    time.sleep(0.02)
+    assert time.monotonic() - begin >= 0.0199
+    left, right = socket.socketpair()
+    with left, right:
+        left.settimeout(0.01)
+        with pytest.raises(TimeoutError):
+            left.recv(1)
+        left.settimeout(5)
+        right.sendall(b"x" * 10)
+        assert left.recv(100) == b"x" * 10
+        left.settimeout(None)
+        right.sendall(b"y")
+        assert left.recv(100) == b"y"
+    assert offload(divmod, 7, 2) == (3, 1)
+    with pytest.raises(RuntimeError, match="outside a greenlet"):
+        await_(asyncio.sleep(0))
+    return 7
+
+
+def runs_loops():
+    """In the child: loops of its own, with greenlets of their own."""
+
+    async def main():
+        assert await to_greenlet(lambda: (time.sleep(0.001), await_(asyncio.sleep(0.001, "x")))[1]) == "x"
+        left, right = socket.socketpair()
+        with left, right:
+            task = spawn(left.recv, 1)
+            await asyncio.sleep(0.001)
+            await to_greenlet(right.sendall, b"z")
+            assert await task == b"z"
+        return 5
+
+    assert asyncio.run(main()) == 5
+    assert run(lambda: (time.sleep(0.001), in_greenlet())[1])
+    assert not in_greenlet()
+    return 8
+
+
+CHILDREN = [(blocks, 7), (runs_loops, 8)]
+
+
+@pytest.mark.parametrize(("child", "code"), CHILDREN)
+def test_fork_in_green_code(arun, patched, child, code):
+    async def main():
+        async def fork_now():
+            return await to_greenlet(fork, child)
+
+        assert await with_bystanders(fork_now) == code
+
+    arun(main)
+
+
+@pytest.mark.parametrize(("child", "code"), CHILDREN)
+def test_fork_in_green_code_that_has_parked(arun, patched, child, code):
+    async def main():
+        def fn():
+            time.sleep(0.001)
+            await_(asyncio.sleep(0.001))
+            return fork(child)
+
+        async def fork_now():
+            return await asyncio.ensure_future(to_greenlet(fn))
+
+        assert await with_bystanders(fork_now) == code
+
+    arun(main)
+
+
+def test_fork_in_the_loop(arun, patched):
+    async def main():
+        def child():
+            assert not in_greenlet()
+            time.sleep(0.01)
+            return 7
+
+        async def fork_now():
+            return fork(child)
+
+        assert await with_bystanders(fork_now) == 7
+
+    arun(main)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("leave", [sys.exit, os._exit])
+def test_the_child_exits(arun, patched, leave, nested):
+    async def main():
+        def fn():
+            time.sleep(0.001)
+            number = os.fork()
+            if number:
+                return number
+            time.sleep(0.001)
+            leave(5)
+
+        async def again():
+            return await to_greenlet(fn)
+
+        async def fork_now():
+            return await (to_greenlet(lambda: await_(again())) if nested else again())
+
+        assert await with_bystanders(fork_now) == 5
+
+    arun(main)
+
+
+@pytest.mark.parametrize(
+    ("argument", "code"), [(None, 0), (0, 0), (3, 3), ("a message", 1)], ids=["None", "0", "3", "message"]
+)
+def test_exit_codes(arun, patched, argument, code, capfd):
+    async def main():
+        def fn():
+            number = os.fork()
+            if number:
+                return number
+            sys.exit(argument)
+
+        assert await code_of(await to_greenlet(fn)) == code
+
+    arun(main)
+    if isinstance(argument, str):
+        assert "a message" in capfd.readouterr().err
+
+
+def test_the_child_of_async_code_that_cancels_its_tasks_runs_nothing_of_the_parents(arun, patched):
+    """What asyncio.run does at its end, in a child that was forked in the loop."""
+
+    async def main():
+        read, write = os.pipe()
+        log = []
+        task = asyncio.ensure_future(to_greenlet(bystander, log, write))
+        await until_parked()
+
+        def child():
+            task.cancel()
+            task.get_coro().close()
+            return 6
+
+        number = fork(child)
+        assert await code_of(number) == 6
+        await task
+        os.close(write)
+        with open(read) as written:
+            assert written.read() == "finally\n"
+
+    arun(main)
+
+
+def test_multiprocessing_fork(arun, patched):
+    context = multiprocessing.get_context("fork")
+
+    async def main():
+        def work(queue):
+            time.sleep(0.001)
+            queue.send((in_greenlet(), "worked"))
+
+        def fn():
+            receiver, sender = context.Pipe(duplex=False)
+            process = context.Process(target=work, args=(sender,))
+            process.start()
+            answer = receiver.recv()
+            process.join()
+            receiver.close()
+            sender.close()
+            code = process.exitcode
+            process.close()
+            return answer, code
+
+        assert await to_greenlet(fn) == ((False, "worked"), 0)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        arun(main)
+
+
+def test_a_child_of_a_child(arun, patched):
+    async def main():
+        def child():
+            return exit_code(fork(lambda: run(lambda: (time.sleep(0.001), 3)[1])))
+
+        assert await code_of(await to_greenlet(fork, child)) == 3
+
+    arun(main)
+
+
+def test_fork_without_a_loop(patched):
+    assert exit_code(fork(lambda: run(lambda: (time.sleep(0.001), 4)[1]))) == 4
+    assert parked() == 0

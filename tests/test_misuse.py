@@ -1,0 +1,318 @@
+"""Every misuse says what happened, and the call that fixes it; a coroutine that cannot be awaited is closed."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import types
+
+import pytest
+
+from conftest import finish, new_loop
+from greenio import (
+    async_to_sync,
+    await_,
+    get_loop,
+    in_greenlet,
+    offload,
+    run,
+    spawn,
+    to_greenlet,
+    wait_readable,
+    wait_writable,
+)
+from waiting import parked
+
+
+async def coroutine():
+    pass
+
+
+def noop():
+    pass
+
+
+def never_awaited():
+    gc.collect()  # a coroutine that was not closed warns here, and warnings are errors
+
+
+def test_await_outside_a_greenlet():
+    with pytest.raises(RuntimeError, match=r"outside a greenlet: outside a running loop use `asyncio.run\(\)`"):
+        await_(coroutine())
+    never_awaited()
+
+
+def test_await_in_async_code(arun):
+    async def main():
+        with pytest.raises(RuntimeError, match="outside a greenlet: in async code write `await` instead"):
+            await_(coroutine())
+        future = asyncio.get_running_loop().create_future()
+        with pytest.raises(RuntimeError, match="outside a greenlet"):
+            await_(future)
+        never_awaited()
+
+    arun(main)
+
+
+@pytest.mark.parametrize("thing", [None, 5, noop, coroutine, [], object()])
+def test_await_of_what_is_no_awaitable(arun, thing):
+    async def main():
+        with pytest.raises(TypeError, match="takes an awaitable, not .*call"):
+            await to_greenlet(await_, thing)
+
+    arun(main)
+
+
+def test_await_of_generators(arun):
+    async def main():
+        def plain():
+            yield
+
+        @types.coroutine
+        def old_style():
+            yield
+            return "old style"
+
+        async def asynchronous():
+            yield
+
+        with pytest.raises(TypeError, match="takes an awaitable"):
+            await to_greenlet(await_, plain())
+        with pytest.raises(TypeError, match="takes an awaitable"):
+            await to_greenlet(await_, asynchronous())
+        assert await to_greenlet(await_, old_style()) == "old style"
+
+    arun(main)
+
+
+def test_await_of_a_coroutine_that_is_used_up(arun):
+    async def main():
+        used = coroutine()
+        await used
+        with pytest.raises(RuntimeError, match="cannot reuse already awaited coroutine"):
+            await to_greenlet(await_, used)
+
+    arun(main)
+
+
+def test_an_iterator_without_send_is_awaited(arun):
+    class Iterator:
+        def __init__(self):
+            self.left = 3
+
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            self.left -= 1
+            if not self.left:
+                raise StopIteration("end")
+            return None
+
+    class Awaitable:
+        def __await__(self):
+            return Iterator()
+
+    async def main():
+        assert await to_greenlet(await_, Awaitable()) == "end"
+
+    arun(main)
+
+
+def test_bad_yields(arun):
+    @types.coroutine
+    def bad(thing):
+        try:
+            yield thing
+        finally:
+            log.append("told")
+
+    log = []
+
+    async def main():
+        with pytest.raises(RuntimeError, match=r"await_\(\) got a bad yield: 5"):
+            await to_greenlet(await_, bad(5))
+        future = asyncio.get_running_loop().create_future()
+        with pytest.raises(RuntimeError, match="yield was used instead of yield from"):
+            await to_greenlet(await_, bad(future))
+        assert log == ["told"] * 2
+
+    arun(main)
+
+
+def test_a_future_of_a_different_loop(arun, loop_kind):
+    other = new_loop(loop_kind)
+    future = other.create_future()
+
+    async def main():
+        with pytest.raises(RuntimeError, match="attached to a different loop"):
+            await to_greenlet(await_, future)
+        assert not future.done()
+
+    try:
+        arun(main)
+    finally:
+        finish(other)
+
+
+def test_to_greenlet_without_a_loop():
+    with pytest.raises(RuntimeError, match=r"needs a running event loop.*greenio\.run\(fn\)"):
+        to_greenlet(noop).send(None)
+
+
+def test_to_greenlet_without_a_task(arun):
+    async def main():
+        caught = []
+
+        def callback():
+            try:
+                to_greenlet(noop).send(None)
+            except RuntimeError as error:
+                caught.append(str(error))
+
+        asyncio.get_running_loop().call_soon(callback)
+        await asyncio.sleep(0.001)
+        assert len(caught) == 1
+        assert "needs a current task" in caught[0]
+        assert "asyncio.create_task(to_greenlet(fn))" in caught[0]
+
+    arun(main)
+
+
+def test_to_greenlet_in_green_code_without_await_(arun):
+    async def main():
+        def fn():
+            pending = to_greenlet(noop)
+            with pytest.raises(RuntimeError, match="needs a running event loop"):
+                pending.send(None)
+
+        await to_greenlet(fn)
+
+    arun(main)
+
+
+@pytest.mark.parametrize("thing", [None, 5, "fn"])
+def test_to_greenlet_of_what_is_no_function(arun, thing):
+    async def main():
+        with pytest.raises(TypeError, match=r"to_greenlet\(\) takes a function and its arguments"):
+            await to_greenlet(thing)
+        assert await to_greenlet(divmod, 7, 2) == (3, 1)
+
+    arun(main)
+
+
+def test_to_greenlet_of_a_coroutine(arun):
+    async def main():
+        with pytest.raises(TypeError, match=r"to_greenlet\(\) takes a function, not <coroutine.*`await` it"):
+            await to_greenlet(coroutine())
+        never_awaited()
+
+    arun(main)
+
+
+def test_wrong_arguments_are_the_functions_own_error(arun):
+    async def main():
+        with pytest.raises(TypeError, match="positional argument"):
+            await to_greenlet(noop, 1)
+
+    arun(main)
+
+
+def test_run_in_a_running_loop(arun):
+    async def main():
+        with pytest.raises(RuntimeError, match=r"running event loop; write `await to_greenlet\(fn\)` instead"):
+            run(noop)
+
+    arun(main)
+
+
+def test_run_with_a_loop_factory_that_fails():
+    def factory():
+        raise KeyError("no loop")
+
+    with pytest.raises(KeyError, match="no loop"):
+        run(noop, loop_factory=factory)
+    never_awaited()
+
+
+def test_run(loop_kind):
+    made = []
+
+    def factory():
+        made.append(new_loop(loop_kind))
+        return made[-1]
+
+    def fn(a, b):
+        assert in_greenlet()
+        assert get_loop() is made[0]
+        return a + b
+
+    async def afn(a):
+        await asyncio.sleep(0.001)
+        assert asyncio.get_running_loop() is made[1]
+        return a
+
+    assert run(fn, 1, 2, loop_factory=factory) == 3
+    assert run(afn, 5, loop_factory=factory, debug=True) == 5
+    assert made[1].get_debug()
+    with pytest.raises(KeyError, match="mine"):
+        run(lambda: (_ for _ in ()).throw(KeyError("mine")), loop_factory=factory)
+    assert all(loop.is_closed() for loop in made)
+    assert run(divmod, 7, 2) == (3, 1)
+
+
+def test_spawn_without_a_loop():
+    with pytest.raises(RuntimeError, match=r"needs a running loop or a greenlet.*greenio\.run\(fn\)"):
+        spawn(noop)
+    never_awaited()
+
+
+def test_get_loop_outside_a_greenlet(arun):
+    async def main():
+        with pytest.raises(RuntimeError, match=r"asyncio\.get_running_loop\(\).*await to_greenlet\(fn\)"):
+            get_loop()
+
+    arun(main)
+    with pytest.raises(RuntimeError, match="outside a greenlet"):
+        get_loop()
+
+
+def test_async_to_sync_in_a_running_loop(arun):
+    async def main():
+        with pytest.raises(RuntimeError, match=r"await the original, or call this inside `await to_greenlet\(fn\)`"):
+            async_to_sync(coroutine)()
+        never_awaited()
+
+    arun(main)
+
+
+@pytest.mark.parametrize("wait", [wait_readable, wait_writable])
+def test_waiting_for_a_descriptor_outside_a_greenlet(arun, wait):
+    with pytest.raises(RuntimeError, match=r"outside a greenlet.*await to_greenlet\(fn\)"):
+        wait(0)
+
+    async def main():
+        with pytest.raises(RuntimeError, match="outside a greenlet"):
+            wait(0)
+
+    arun(main)
+
+
+def test_offload_needs_no_greenlet(arun):
+    async def main():
+        assert offload(divmod, 7, 2) == (3, 1)
+
+    arun(main)
+
+
+def test_misuse_leaves_the_greenlets_usable(arun):
+    async def main():
+        for _ in range(50):
+            with pytest.raises(TypeError):
+                await to_greenlet(None)
+            with pytest.raises(TypeError):
+                await to_greenlet(await_, None)
+        assert await to_greenlet(lambda: await_(asyncio.sleep(0, "fine"))) == "fine"
+        assert parked() == 0
+
+    arun(main)

@@ -1,0 +1,31 @@
+"""Wait for a state of the kernel, in place of sleeps."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from greenio import _core
+
+__all__ = ["parked", "until", "until_parked"]
+
+_native_sleep = asyncio.sleep
+
+
+def parked() -> int:
+    """Count the greens that are parked, in every thread."""
+    return sum(green.waiting for green in _core.greens())
+
+
+async def until(condition: Callable[[], object], limit: float = 20.0) -> None:
+    """Let the loop turn until a condition holds."""
+    end = time.monotonic() + limit
+    while not condition():
+        assert time.monotonic() < end, "the state never came"
+        await _native_sleep(0.0005)
+
+
+async def until_parked(count: int = 1) -> None:
+    """Let the loop turn until so many greens are parked."""
+    await until(lambda: parked() >= count)
