@@ -4,6 +4,8 @@ Every other file of the package takes what it needs of a patchable module from h
 runs through its own patches. This file imports nothing of greenio.
 """
 
+import _queue
+import _thread
 import asyncio
 import os
 import select
@@ -14,10 +16,15 @@ import time
 
 __all__ = [
     "AddressFamily",
+    "Empty",
     "PollSelector",
+    "RLock",
     "SSLSocket",
+    "SimpleQueue",
     "Socket",
     "SocketKind",
+    "Thread",
+    "allocate_lock",
     "allocate_rlock",
     "close",
     "current_thread",
@@ -36,6 +43,7 @@ __all__ = [
     "sendfile",
     "set_event_loop",
     "sleep",
+    "start_new_thread",
 ]
 
 Socket = socket.socket
@@ -63,10 +71,17 @@ getnameinfo = socket.getnameinfo
 new_event_loop = asyncio.new_event_loop
 set_event_loop = asyncio.set_event_loop
 
+RLock = _thread.RLock
+Thread = threading.Thread
+allocate_lock = _thread.allocate_lock
 allocate_rlock = threading.RLock
+start_new_thread = _thread.start_new_thread
 current_thread = threading.current_thread
 get_ident = threading.get_ident
 local = threading.local
+
+Empty = _queue.Empty
+SimpleQueue = _queue.SimpleQueue
 
 monotonic = time.monotonic
 sleep = time.sleep

@@ -4,6 +4,7 @@ import asyncio
 import copy
 import dataclasses
 import functools
+import gc
 import inspect
 import io
 import json
@@ -609,9 +610,15 @@ class TestLookingUp:
             monkey.original("nonsense", "time")
 
 
-@pytest.mark.skipif(
-    sys.version_info[:2] == (3, 12), reason="report() takes minutes on 3.12 in a process as large as the test suite's"
-)
+@pytest.fixture
+def _thawed():
+    """Let the collector see again what the suite's conftest has frozen."""
+    gc.unfreeze()
+    yield
+    gc.freeze()
+
+
+@pytest.mark.usefixtures("_thawed")
 class TestReport:
     def test_nothing_is_patched(self):
         report = monkey.report()

@@ -7,7 +7,7 @@ from . import _fork as _fork
 from ._await import await_, drive, yield_once
 from ._call import to_greenlet
 from ._entry import async_to_sync, get_loop, in_greenlet, offload, run, spawn, sync_to_async
-from ._green import READY, Green, current_green, getcurrent, greens, park, resume
+from ._green import READY, TIMED_OUT, Green, current_green, getcurrent, greens, park, resume, thread_state
 from ._host import Host
 from ._readiness import (
     HasFileno,
@@ -27,6 +27,7 @@ __all__ = [
     "Green",
     "HasFileno",
     "Host",
+    "TIMED_OUT",
     "Side",
     "Timeout",
     "async_to_sync",
@@ -47,6 +48,7 @@ __all__ = [
     "run",
     "spawn",
     "sync_to_async",
+    "thread_state",
     "timeout",
     "timeout_at",
     "to_greenlet",

@@ -112,8 +112,14 @@ def exchange(swaps: Iterable[Swap], pinned: Collection[str], owners: Collection[
         if not by_id.keys().isdisjoint(map(id, tuple(namespace.values()))) and not _is_in(name, pinned):
             yield from _exchange_names(by_id, name, namespace)
     for owner in _classes():
-        if id(owner) not in owners:
+        if id(owner) not in owners and _may_hold(owner, by_id):
             yield from _exchange_attributes(by_id, owner, pinned)
+
+
+def _may_hold(owner: type, by_id: dict[int, Swap]) -> bool:
+    """Tell quickly that a class has no attribute in question. A static method hides its function, and so may be one."""
+    values = tuple(_class_vars(owner).values())
+    return not by_id.keys().isdisjoint(map(id, values)) or id(staticmethod) in map(id, map(type, values))
 
 
 def _exchange_names(by_id: dict[int, Swap], module: str, namespace: dict[str, Any]) -> Iterator[Exchange]:
@@ -167,7 +173,7 @@ def find_instances(natives: Mapping[str, Any]) -> Iterator[Sought]:
         return
     seen: set[int] = set()
     for holder in gc.get_objects():
-        for held in gc.get_referents(holder):
+        for held in _referents(holder):
             # A dict or tuple of nothing but such objects is unknown as well, so that it stands for what is in it.
             inside = gc.get_referents(held) if type(held) in (dict, tuple) and not gc.is_tracked(held) else [held]
             for value in inside:
@@ -214,7 +220,7 @@ def _steps(
     for holder in _referrers(found):
         if id(holder) in ours or not ours.isdisjoint(map(id, type(holder).__mro__)):
             continue
-        for child in gc.get_referents(holder):
+        for child in _referents(holder):
             for trail in trails.get(id(child), {}).values():
                 step = _step(holder, child, trail, modules)
                 if step is not None:
@@ -226,7 +232,16 @@ def _referrers(found: list[Any]) -> list[Any]:
     if len(found) <= _FEW:
         return gc.get_referrers(*found)
     wanted = set(map(id, found))
-    return [holder for holder in gc.get_objects() if not wanted.isdisjoint(map(id, gc.get_referents(holder)))]
+    return [holder for holder in gc.get_objects() if not wanted.isdisjoint(map(id, _referents(holder)))]
+
+
+def _referents(holder: Any) -> list[Any]:
+    """Do what `gc.get_referents` does, but leave modules alone.
+
+    `_asyncio` of 3.12 shows the collector its list of freed objects. Whoever takes those into a list frees them again
+    with it, after which the list of the freed is a ring that every later search walks for ever.
+    """
+    return [] if issubclass(type(holder), types.ModuleType) else gc.get_referents(holder)
 
 
 _FEW = 30

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-__all__ = ["ADDRESSES", "Cutter", "Heartbeat", "http_server", "serving", "smtp_server", "until"]
+__all__ = ["ADDRESSES", "OWN", "Cutter", "Heartbeat", "http_server", "serving", "smtp_server", "until"]
+
+OWN = f"greenio-{os.getpid()}"
+"""What keys and statements are marked with, so that two runs beside one another do not meet on a server."""
 
 ADDRESSES = {
     "redis": ("127.0.0.1", 6379),

@@ -12,7 +12,7 @@ import pytest
 
 from greenio import spawn, timeout, to_greenlet
 
-from .servers import Cutter, Heartbeat, until
+from .servers import OWN, Cutter, Heartbeat, until
 
 pytestmark = [pytest.mark.usefixtures("patched", "postgres")]
 
@@ -35,7 +35,7 @@ def query(statement: str, *args: Any, port: int = 5432, **options: Any) -> Any:
 def sleepers(mark: str) -> list[int]:
     """List the server's processes that run a statement with this mark in it."""
     statement = "SELECT pid FROM pg_stat_activity WHERE query LIKE %s AND state = 'active' AND pid != pg_backend_pid()"
-    return [row[0] for row in query(statement, f"%/* {mark} */%")]
+    return [row[0] for row in query(statement, f"%/* {OWN} {mark} */%")]
 
 
 def kill(mark: str) -> None:
@@ -83,7 +83,7 @@ def test_timeout(arun):
         began = time.monotonic()
         async with Heartbeat(at_least=10):
             results = await asyncio.gather(
-                *(to_greenlet(query, "SELECT pg_sleep(5)::text /* timeouts */", timeout=0.5) for _ in range(10)),
+                *(to_greenlet(query, f"SELECT pg_sleep(5)::text /* {OWN} timeouts */", timeout=0.5) for _ in range(10)),
                 return_exceptions=True,
             )
         assert {type(result) for result in results} <= {TimeoutError, pg8000.dbapi.InterfaceError}, results
@@ -96,7 +96,7 @@ def test_timeout(arun):
 def test_greenio_timeout_around_a_query(arun):
     def work() -> None:
         with pytest.raises(TimeoutError), timeout(0.3):
-            query("SELECT pg_sleep(5)::text /* limited */")
+            query(f"SELECT pg_sleep(5)::text /* {OWN} limited */")
         assert query("SELECT 1") == [(1,)]
 
     async def main():
@@ -123,7 +123,7 @@ def test_cancelled_query_in_a_with_block_closes_its_connection(arun):
     def work() -> None:
         with connect() as connection:
             kept.append(connection)
-            connection.cursor().execute("SELECT pg_sleep(10)::text /* cancelled */")
+            connection.cursor().execute(f"SELECT pg_sleep(10)::text /* {OWN} cancelled */")
 
     async def main():
         async with Heartbeat():

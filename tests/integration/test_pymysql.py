@@ -12,7 +12,7 @@ import pytest
 
 from greenio import spawn, to_greenlet
 
-from .servers import Cutter, Heartbeat, until
+from .servers import OWN, Cutter, Heartbeat, until
 
 pytestmark = [pytest.mark.usefixtures("patched", "mariadb")]
 
@@ -36,7 +36,7 @@ def query(statement: str, *args: Any, port: int = 3306, **options: Any) -> Any:
 def sleepers(mark: str) -> list[int]:
     """List the server's threads that run a statement with this mark in it."""
     statement = "SELECT id FROM information_schema.processlist WHERE info LIKE %s AND id != connection_id()"
-    return [row[0] for row in query(statement, f"%/* {mark} */%")]
+    return [row[0] for row in query(statement, f"%/* {OWN} {mark} */%")]
 
 
 def kill(mark: str) -> None:
@@ -80,7 +80,7 @@ def test_read_timeout(arun):
     def work() -> None:
         with closing(connect(read_timeout=1)) as connection, connection.cursor() as cursor:
             with pytest.raises(pymysql.err.OperationalError, match="timed out"):
-                cursor.execute("SELECT SLEEP(5) /* timeouts */")
+                cursor.execute(f"SELECT SLEEP(5) /* {OWN} timeouts */")
             assert not connection.open
 
     async def main():
@@ -105,7 +105,7 @@ def test_server_killed_in_mid_answer(arun):
 def test_server_killed_while_it_thinks(arun):
     async def main():
         async with Cutter(("127.0.0.1", 3306), reset=False) as proxy, Heartbeat():
-            waiting = [spawn(query, "SELECT SLEEP(10) /* thinking */", port=proxy.port) for _ in range(5)]
+            waiting = [spawn(query, f"SELECT SLEEP(10) /* {OWN} thinking */", port=proxy.port) for _ in range(5)]
             await until(lambda: to_greenlet(lambda: len(sleepers("thinking")) == 5))
             proxy.cut()
             results = await asyncio.gather(*waiting, return_exceptions=True)
@@ -122,7 +122,7 @@ def test_cancelled_query_closes_its_connection(arun):
         connection = connect()
         kept.append(connection)  # nobody closes it but PyMySQL itself
         with connection.cursor() as cursor:
-            cursor.execute("SELECT SLEEP(10) /* cancelled */")
+            cursor.execute(f"SELECT SLEEP(10) /* {OWN} cancelled */")
 
     async def main():
         async with Heartbeat():

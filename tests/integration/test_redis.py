@@ -14,7 +14,7 @@ from redis.retry import Retry
 
 from greenio import spawn, to_greenlet
 
-from .servers import Cutter, Heartbeat, until
+from .servers import OWN, Cutter, Heartbeat, until
 
 pytestmark = [pytest.mark.usefixtures("patched", "redis_server")]
 
@@ -43,7 +43,7 @@ def test_fifty_wait_at_once(arun):
         began = time.monotonic()
         async with Heartbeat(at_least=10):
             answers = await asyncio.gather(
-                *(to_greenlet(pool.blpop, f"greenio:nothing:{i}", timeout=0.3) for i in range(AT_ONCE))
+                *(to_greenlet(pool.blpop, f"{OWN}:nothing:{i}", timeout=0.3) for i in range(AT_ONCE))
             )
         assert answers == [None] * AT_ONCE
         assert time.monotonic() - began < AT_ONCE * 0.3 / 2
@@ -57,7 +57,7 @@ def test_answers_go_to_those_who_asked(arun):
         with client(decode_responses=True) as pool:
 
             def work(number: int) -> None:
-                key = f"greenio:answers:{number}"
+                key = f"{OWN}:answers:{number}"
                 for turn in range(10):
                     pool.set(key, f"{number}-{turn}", ex=60)
                     assert pool.get(key) == f"{number}-{turn}"
@@ -91,7 +91,7 @@ def test_pool_shared_with_native_threads(arun):
 def test_subscriber_hears_publisher(arun):
     async def main():
         with client(decode_responses=True) as pool, pool.pubsub() as channel:
-            channel.subscribe("greenio:channel")
+            channel.subscribe(f"{OWN}:channel")
 
             def listen() -> list[str]:
                 heard = (message["data"] for message in channel.listen() if message["type"] == "message")
@@ -100,10 +100,10 @@ def test_subscriber_hears_publisher(arun):
             listener = spawn(listen)
 
             def publish() -> None:
-                while not pool.pubsub_numsub("greenio:channel")[0][1]:
+                while not pool.pubsub_numsub(f"{OWN}:channel")[0][1]:
                     time.sleep(0.01)
                 for number in range(5):
-                    pool.publish("greenio:channel", f"news {number}")
+                    pool.publish(f"{OWN}:channel", f"news {number}")
 
             async with Heartbeat():
                 await to_greenlet(publish)
@@ -118,7 +118,7 @@ def test_socket_timeout(arun):
             began = time.monotonic()
             async with Heartbeat(at_least=10):
                 results = await asyncio.gather(
-                    *(to_greenlet(pool.execute_command, "BLPOP", f"greenio:nothing:{i}", 5) for i in range(10)),
+                    *(to_greenlet(pool.execute_command, "BLPOP", f"{OWN}:nothing:{i}", 5) for i in range(10)),
                     return_exceptions=True,
                 )
             assert [type(result) for result in results] == [redis.exceptions.TimeoutError] * 10
@@ -132,10 +132,10 @@ def test_socket_timeout(arun):
 def test_server_killed_in_mid_answer(arun, reset):
     async def main():
         with client() as direct:
-            await to_greenlet(direct.set, "greenio:large", b"x" * 200_000, ex=60)
+            await to_greenlet(direct.set, f"{OWN}:large", b"x" * 200_000, ex=60)
         async with Cutter(("127.0.0.1", 6379), after=100_000, reset=reset) as proxy, Heartbeat():
             with client(proxy.port) as pool, pytest.raises(redis.exceptions.ConnectionError):
-                await to_greenlet(pool.get, "greenio:large")
+                await to_greenlet(pool.get, f"{OWN}:large")
 
     arun(main)
 
@@ -143,24 +143,24 @@ def test_server_killed_in_mid_answer(arun, reset):
 def test_cancelled_command_gives_its_connection_up(arun):
     async def main():
         commands = redis.asyncio.Redis(decode_responses=True)
-        with client(client_name="greenio-cancelled", single_connection_client=False) as pool:
-            others = [spawn(pool.blpop, f"greenio:other:{i}", timeout=10) for i in range(5)]
-            victim = spawn(pool.blpop, "greenio:cancelled", timeout=10)
+        with client(client_name=f"{OWN}-cancelled", single_connection_client=False) as pool:
+            others = [spawn(pool.blpop, f"{OWN}:other:{i}", timeout=10) for i in range(5)]
+            victim = spawn(pool.blpop, f"{OWN}:cancelled", timeout=10)
             async with Heartbeat():
 
                 async def all_blocked() -> bool:
                     found = await commands.client_list()
-                    return sum(entry["name"] == "greenio-cancelled" and "b" in entry["flags"] for entry in found) == 6
+                    return sum(entry["name"] == f"{OWN}-cancelled" and "b" in entry["flags"] for entry in found) == 6
 
                 await until(all_blocked)
                 victim.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await victim
                 # The next answer on that connection would have been the cancelled one's: redis-py closed it.
-                await commands.rpush("greenio:cancelled", "for the next reader")
-                assert await to_greenlet(pool.lpop, "greenio:cancelled") == b"for the next reader"
+                await commands.rpush(f"{OWN}:cancelled", "for the next reader")
+                assert await to_greenlet(pool.lpop, f"{OWN}:cancelled") == b"for the next reader"
                 for number in range(5):
-                    await commands.rpush(f"greenio:other:{number}", f"item {number}")
+                    await commands.rpush(f"{OWN}:other:{number}", f"item {number}")
                 found = await asyncio.gather(*others)
             assert [item for _, item in found] == [f"item {number}".encode() for number in range(5)]
         await commands.aclose()
@@ -174,12 +174,12 @@ def test_beside_the_native_async_client(arun):
         with client(decode_responses=True) as pool:
 
             def blocking(number: int) -> str:
-                pool.set(f"greenio:mixed:{number}", f"green {number}", ex=60)
-                return pool.blpop(f"greenio:mixed:list:{number}", timeout=10)[1]
+                pool.set(f"{OWN}:mixed:{number}", f"green {number}", ex=60)
+                return pool.blpop(f"{OWN}:mixed:list:{number}", timeout=10)[1]
 
             async def native(number: int) -> str:
-                await commands.rpush(f"greenio:mixed:list:{number}", f"async {number}")
-                while (found := await commands.get(f"greenio:mixed:{number}")) is None:
+                await commands.rpush(f"{OWN}:mixed:list:{number}", f"async {number}")
+                while (found := await commands.get(f"{OWN}:mixed:{number}")) is None:
                     await asyncio.sleep(0.01)
                 return found
 
@@ -188,7 +188,7 @@ def test_beside_the_native_async_client(arun):
                     *(to_greenlet(blocking, i) for i in range(AT_ONCE)), *(native(i) for i in range(AT_ONCE))
                 )
             assert results == [f"async {i}" for i in range(AT_ONCE)] + [f"green {i}" for i in range(AT_ONCE)]
-            await to_greenlet(pool.delete, *(f"greenio:mixed:{i}" for i in range(AT_ONCE)))
+            await to_greenlet(pool.delete, *(f"{OWN}:mixed:{i}" for i in range(AT_ONCE)))
         await commands.aclose()
 
     arun(main)
@@ -202,7 +202,7 @@ def test_lock_in_redis_excludes(arun):
             inside = []
 
             def work() -> None:
-                with pool.lock("greenio:lock", timeout=20, sleep=0.01, thread_local=False):
+                with pool.lock(f"{OWN}:lock", timeout=20, sleep=0.01, thread_local=False):
                     inside.append(threading.get_ident())
                     assert len(inside) == 1
                     pool.ping()

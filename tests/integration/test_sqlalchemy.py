@@ -12,7 +12,7 @@ from sqlalchemy import Engine, create_engine, text
 
 from greenio import spawn, to_greenlet
 
-from .servers import Heartbeat, until
+from .servers import OWN, Heartbeat, until
 
 pytestmark = [pytest.mark.usefixtures("patched", "mariadb", "postgres")]
 
@@ -45,12 +45,12 @@ def engine_for(url: str, size: int) -> Engine:
 
 def sleep_in(engine: Engine, statement: str, number: int, seconds: float, mark: str = "plain") -> int:
     with engine.connect() as connection:
-        return connection.execute(text(statement.format(mark)), {"n": number, "seconds": seconds}).one()[0]
+        return connection.execute(text(statement.format(f"{OWN} {mark}")), {"n": number, "seconds": seconds}).one()[0]
 
 
 def active(engine: Engine, mark: str) -> list[int]:
     with engine.connect() as connection:
-        return list(connection.scalars(text(ACTIVE[engine.dialect.name]), {"mark": f"%/* {mark} */%"}))
+        return list(connection.scalars(text(ACTIVE[engine.dialect.name]), {"mark": f"%/* {OWN} {mark} */%"}))
 
 
 def kill(engine: Engine, mark: str) -> None:

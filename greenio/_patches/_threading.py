@@ -1,0 +1,128 @@
+"""`threading`, `_thread` and `queue`: locks that greens and threads share, `Condition.wait`, `Thread.join`.
+
+`Event`, `Semaphore`, `Barrier`, `queue.Queue` and `concurrent.futures` are Python code over locks and conditions, so
+they follow, those that were made before the patch included. A `Thread` stays a real thread.
+"""
+
+from __future__ import annotations
+
+import _queue
+import _thread
+import queue
+import threading
+from asyncio import CancelledError
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from .. import _original
+from .._core import current_green
+from .._sync import Lock, RLock, SimpleQueue
+from ._table import Group, Patch, like, patches
+
+__all__ = ["GROUP"]
+
+_wait = threading.Condition.wait
+_join = threading.Thread.join
+_is_alive = threading.Thread.is_alive
+
+
+@like(_wait)
+def wait(self: Any, timeout: float | None = None) -> bool:
+    if current_green() is None:
+        return _wait(self, timeout)
+    if not self._is_owned():
+        raise RuntimeError("cannot wait on un-acquired lock")
+    turn = Lock()
+    turn.acquire()
+    self._waiters.append(turn)
+    saved = self._release_save()
+    notified = False
+    error: BaseException | None = None
+    try:
+        notified = turn.acquire(*_limits(timeout))
+    except BaseException as caught:
+        error = caught
+    late = _restore(self, saved)
+    if not notified:
+        try:
+            self._waiters.remove(turn)
+        except ValueError:
+            notified = True  # at the last moment
+    if error is None and late is None:
+        return notified
+    if notified:
+        self.notify()  # it is somebody else's turn, or the notice would be lost with this waiter
+    try:
+        raise error or late  # type: ignore[misc]
+    finally:
+        del error, late
+
+
+def _limits(timeout: float | None) -> tuple[bool, float]:
+    """Turn what `Condition.wait` and `Thread.join` take into what `Lock.acquire` takes."""
+    if timeout is None:
+        return True, -1
+    return (True, timeout) if timeout > 0 else (False, -1)
+
+
+def _restore(condition: Any, saved: Any) -> CancelledError | None:
+    """Take a condition's lock again, whoever cancels meanwhile; return the first cancellation."""
+    late = None
+    while True:
+        try:
+            condition._acquire_restore(saved)
+            return late
+        except CancelledError as error:
+            late = late or error
+
+
+_ends: WeakKeyDictionary[threading.Thread, Lock] = WeakKeyDictionary()
+"""For each thread that a green waits for: a lock that is held for as long as the thread lives."""
+
+
+@like(_join)
+def join(self: threading.Thread, timeout: float | None = None) -> None:
+    if current_green() is None or (timeout is not None and timeout <= 0):
+        return _join(self, timeout)
+    _join(self, 0)  # raises where there is nothing to wait for: it was never started, or is the caller's own
+    if _is_alive(self):
+        end = _end_of(self)
+        if end.acquire(*_limits(timeout)):
+            end.release()
+            _join(self, 0)
+    return None
+
+
+def _end_of(thread: threading.Thread) -> Lock:
+    end = _ends.get(thread)
+    if end is None:
+        end = Lock()
+        end.acquire()
+        _ends[thread] = end
+        _original.start_new_thread(_tell_end, (thread, end))
+    return end
+
+
+def _tell_end(thread: Any, end: Lock) -> None:
+    """Wait for the end of a thread, in one that `threading` is not to hear of."""
+    if hasattr(thread, "_wait_for_tstate_lock"):  # CPython 3.10 to 3.12
+        thread._wait_for_tstate_lock()
+    else:
+        thread._handle.join()
+    end.release()
+
+
+GROUP = Group(
+    "threading",
+    (
+        *patches(threading.Condition, [wait]),
+        *patches(threading.Thread, [join]),
+        Patch(_thread, "allocate_lock", Lock),
+        Patch(_thread, "allocate", Lock),
+        Patch(_thread, "RLock", RLock),
+        Patch(threading, "Lock", Lock),
+        Patch(threading, "RLock", RLock),
+        Patch(_queue, "SimpleQueue", SimpleQueue),
+        Patch(queue, "SimpleQueue", SimpleQueue),
+    ),
+)
