@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, NoReturn
 
 from . import _original
-from ._patches import _dns, _select, _selectors, _socket, _time
+from ._patches import _dns, _select, _selectors, _socket, _threading, _time
 from ._patches._references import Exchange, Reference, Sought, Swap, exchange, find_holders, find_instances
 from ._patches._table import Group, Patch
 
@@ -31,6 +31,7 @@ __all__ = [
     "patch_selectors",
     "patch_socket",
     "patch_ssl",
+    "patch_threading",
     "patch_time",
     "patched",
     "report",
@@ -45,7 +46,16 @@ except ModuleNotFoundError as _error:  # a CPython that was built without OpenSS
     _SSL = Group("ssl", (), missing=f"this Python has no module {_error.name!r}")
 
 _GROUPS: dict[str, Group] = {
-    group.name: group for group in (_time.GROUP, _dns.GROUP, _socket.GROUP, _SSL, _select.GROUP, _selectors.GROUP)
+    group.name: group
+    for group in (
+        _time.GROUP,
+        _threading.GROUP,
+        _dns.GROUP,
+        _socket.GROUP,
+        _SSL,
+        _select.GROUP,
+        _selectors.GROUP,
+    )
 }
 
 _PINNED = ("asyncio", "concurrent.futures", "greenio", "uvloop")
@@ -141,6 +151,7 @@ def patch_all(
     dns: bool = True,
     select: bool = True,
     selectors: bool = True,
+    threading: bool = True,
     time: bool = True,
     **unknown: NoReturn,
 ) -> None:
@@ -152,6 +163,7 @@ def patch_all(
         dns: The name look-ups of `socket`.
         select: `select.select`, `poll`, `epoll`.
         selectors: Every class of `selectors`.
+        threading: Locks, conditions and queues of `threading` and `queue`, and `Thread.join`.
         time: `time.sleep`.
         **unknown: There are no others.
 
@@ -160,7 +172,15 @@ def patch_all(
         ValueError: A group is unknown. Nothing was patched.
     """
     _check_names(unknown)
-    chosen = {"socket": socket, "ssl": ssl, "dns": dns, "select": select, "selectors": selectors, "time": time}
+    chosen = {
+        "socket": socket,
+        "ssl": ssl,
+        "dns": dns,
+        "select": select,
+        "selectors": selectors,
+        "threading": threading,
+        "time": time,
+    }
     _patch([name for name in _GROUPS if chosen[name]])
 
 
@@ -187,6 +207,11 @@ def patch_select() -> None:
 def patch_selectors() -> None:
     """Patch the classes of `selectors`: the group "selectors". Never parks."""
     _patch(["selectors"])
+
+
+def patch_threading() -> None:
+    """Patch the locks of `threading`, `_thread` and `queue`, and what waits: the group "threading". Never parks."""
+    _patch(["threading"])
 
 
 def patch_time() -> None:

@@ -24,6 +24,7 @@ __all__ = ["GROUP"]
 _wait = threading.Condition.wait
 _join = threading.Thread.join
 _is_alive = threading.Thread.is_alive
+_start = threading.Thread.start
 
 
 @like(_wait)
@@ -76,6 +77,27 @@ def _restore(condition: Any, saved: Any) -> CancelledError | None:
             late = late or error
 
 
+@like(_start)
+def start(self: Any) -> None:
+    if current_green() is None or not self._initialized:
+        return _start(self)
+    # The native call waits until the thread runs, which is soon. That wait must not park: many a library starts threads
+    # while it holds a lock, which may be older than the patch and would then hold the loop at the next green.
+    started = self._started
+    runs = _original.allocate_lock()
+    runs.acquire()
+
+    def tell() -> None:
+        threading.Event.set(started)
+        runs.release()
+
+    started.set, started.wait = tell, runs.acquire
+    try:
+        return _start(self)
+    finally:
+        del started.set, started.wait
+
+
 _ends: WeakKeyDictionary[threading.Thread, Lock] = WeakKeyDictionary()
 """For each thread that a green waits for: a lock that is held for as long as the thread lives."""
 
@@ -116,7 +138,7 @@ GROUP = Group(
     "threading",
     (
         *patches(threading.Condition, [wait]),
-        *patches(threading.Thread, [join]),
+        *patches(threading.Thread, [join, start]),
         Patch(_thread, "allocate_lock", Lock),
         Patch(_thread, "allocate", Lock),
         Patch(_thread, "RLock", RLock),
