@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import types
 from typing import Any
 
@@ -46,7 +47,7 @@ class SimpleQueue(Shared):
             CancelledError: The host task was cancelled. No item is lost.
         """
         green = current_green() if block else None
-        if green is None or (timeout is not None and not 0 < timeout <= _original.TIMEOUT_MAX):
+        if green is None or (timeout is not None and not 0 < timeout <= _thread.TIMEOUT_MAX):
             return self._queue.get(block, timeout)
         if not self._waiters:
             found = self._attempt()

@@ -134,7 +134,6 @@ async def main():
 """
 
 
-@pytest.mark.xfail(reason="threading.Lock is not patched: a greenlet that waits for one holds the loop")
 @pytest.mark.parametrize("body", [FIRST_CONNECT, EXHAUSTED_POOL], ids=["first connect", "exhausted pool"])
 def test_locks_that_are_held_across_a_park(body):
     command = [sys.executable, "-c", HELD.format(body=body)]

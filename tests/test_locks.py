@@ -1,0 +1,838 @@
+"""Locks, conditions and threads: greens of several loops and native threads wait for the same objects."""
+
+import _thread
+import asyncio
+import concurrent.futures
+import copy
+import gc
+import os
+import pickle
+import random
+import signal
+import sys
+import threading
+import time
+import weakref
+
+import pytest
+
+from greenio import await_, monkey, spawn, timeout, to_greenlet
+
+from conftest import KINDS, finish, new_loop
+
+pytestmark = pytest.mark.usefixtures("patched")
+
+native_sleep = time.sleep
+NATIVE = (_thread.allocate_lock,)  # in a container, where a patch leaves it alone
+MAKERS = {"Lock": lambda: threading.Lock(), "RLock": lambda: threading.RLock()}
+
+
+@pytest.fixture(params=MAKERS)
+def make(request):
+    return MAKERS[request.param]
+
+
+async def turns(count: int = 5) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def ended(*tasks: asyncio.Task) -> list:
+    return await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 20)
+
+
+class TestMutualExclusion:
+    def test_greens(self, arun, make):
+        async def main():
+            lock, inside, order = make(), [], []
+
+            def work(number):
+                with lock:
+                    inside.append(number)
+                    time.sleep(0.001)
+                    assert inside == [number]
+                    inside.remove(number)
+                    order.append(number)
+
+            await asyncio.gather(*(to_greenlet(work, i) for i in range(20)))
+            assert order == list(range(20))
+
+        arun(main)
+
+    def test_greens_and_threads(self, arun, make):
+        async def main():
+            lock, total = make(), [0]
+
+            def work(pause):
+                for turn in range(50):
+                    with lock:
+                        seen = total[0]
+                        if not turn % 10:
+                            pause(0)
+                        total[0] = seen + 1
+
+            await asyncio.gather(
+                *(to_greenlet(work, time.sleep) for _ in range(10)),
+                *(asyncio.to_thread(work, native_sleep) for _ in range(4)),
+            )
+            assert total == [14 * 50]
+            assert lock.acquire(False)
+            lock.release()
+
+        arun(main)
+
+    def test_loops_in_several_threads(self, make):
+        lock, total = make(), [0]
+
+        def work():
+            for _ in range(30):
+                with lock:
+                    seen = total[0]
+                    time.sleep(0)
+                    total[0] = seen + 1
+
+        async def main():
+            await asyncio.gather(*(to_greenlet(work) for _ in range(5)))
+
+        def in_loop(kind):
+            loop = new_loop(kind)
+            try:
+                loop.run_until_complete(main())
+            finally:
+                finish(loop)
+
+        with concurrent.futures.ThreadPoolExecutor(6) as pool:
+            jobs = [pool.submit(in_loop, kind) for kind in (KINDS * 2)[:4]] + [pool.submit(work) for _ in range(2)]
+            for job in jobs:
+                job.result(30)
+        assert total == [(4 * 5 + 2) * 30]
+
+    def test_one_that_takes_it_again_at_once_does_not_starve_the_rest(self, arun, make):
+        async def main():
+            lock, got, stop = make(), [], []
+
+            def greedy():
+                while not stop:
+                    with lock:
+                        time.sleep(0)
+
+            def modest():
+                with lock:
+                    got.append(True)
+
+            first = spawn(greedy)
+            await turns()
+            await asyncio.wait_for(to_greenlet(modest), 5)
+            stop.append(True)
+            await first
+            assert got
+
+        arun(main)
+
+
+class TestSemantics:
+    """What the stdlib's documentation says of both locks, in green and in native code."""
+
+    @pytest.fixture(params=["green", "native"])
+    def where(self, request, arun):
+        if request.param == "native":
+            return lambda fn: fn()
+
+        def run(fn):
+            async def main():
+                await to_greenlet(fn)
+
+            arun(main)
+
+        return run
+
+    def test_results(self, where, make):
+        def body():
+            lock, other = make(), []
+            assert lock.acquire() is True
+            thread = threading.Thread(target=lambda: other.append(lock.acquire(False)))
+            thread.start()
+            thread.join()
+            assert other == [False]
+            lock.release()
+            assert lock.acquire(blocking=True, timeout=1) is True
+            lock.release()
+            with lock as entered:
+                assert entered is True
+
+        where(body)
+
+    def test_bad_arguments(self, where, make):
+        def body():
+            lock = make()
+            for arguments, kind in (
+                ((False, 1), ValueError),
+                ((True, -2), ValueError),
+                ((True, threading.TIMEOUT_MAX * 2), OverflowError),
+                ((True, "1"), TypeError),
+            ):
+                with pytest.raises(kind):
+                    lock.acquire(*arguments)
+                assert lock.acquire(False)
+                lock.release()
+            with pytest.raises(RuntimeError):
+                lock.release()
+
+        where(body)
+
+    def test_timeout(self, where):
+        def body():
+            lock = threading.Lock()
+            lock.acquire()
+            for seconds in (0, 0.05):
+                began = time.monotonic()
+                assert lock.acquire(True, seconds) is False
+                assert seconds <= time.monotonic() - began < seconds + 1
+            assert lock.locked()
+            lock.release()
+            assert not lock.locked()
+
+        where(body)
+
+    def test_released_by_another(self, where):
+        def body():
+            lock = threading.Lock()
+            lock.acquire()
+            timer = threading.Timer(0.05, lock.release)
+            timer.start()
+            assert lock.acquire(True, 10)
+            timer.join()
+
+        where(body)
+
+    def test_rlock_counts(self, where):
+        def body():
+            lock = threading.RLock()
+            for _ in range(3):
+                assert lock.acquire()
+            assert "count=3" in repr(lock)
+            assert repr(lock).startswith("<locked _thread.RLock object owner=")
+            for _ in range(3):
+                lock.release()
+            assert repr(lock).startswith("<unlocked _thread.RLock object owner=0 count=0 at 0x")
+            with pytest.raises(RuntimeError, match="un-acquired"):
+                lock.release()
+
+        where(body)
+
+    def test_condition_wants_its_lock(self, where, make):
+        def body():
+            condition = threading.Condition(make())
+            for call in (condition.wait, condition.notify, condition.notify_all):
+                with pytest.raises(RuntimeError, match="un-acquired"):
+                    call()
+
+        where(body)
+
+    def test_objects(self, make):
+        lock = make()
+        kind = type(lock)
+        assert isinstance(lock, kind)
+        assert isinstance(monkey.original("_thread", "RLock" if kind.__name__ == "RLock" else "allocate_lock")(), kind)
+        assert not isinstance(threading.Condition(), kind)
+        assert weakref.ref(lock)() is lock
+        for use in (pickle.dumps, copy.copy, copy.deepcopy):
+            with pytest.raises(TypeError, match="cannot pickle"):
+                use(lock)
+        with pytest.raises(TypeError, match="not an acceptable base type"):
+            type("Mine", (kind,), {})
+
+    def test_repr(self):
+        lock = threading.Lock()
+        assert repr(lock).startswith("<unlocked _thread.lock object at 0x")
+        with lock:
+            assert repr(lock).startswith("<locked _thread.lock object at 0x")
+
+
+class TestOwner:
+    def test_rlock_is_a_greens_own(self, arun):
+        async def main():
+            lock, inside = threading.RLock(), []
+
+            def work():
+                with lock, lock:
+                    inside.append(1)
+                    time.sleep(0.01)
+                    assert inside == [1]
+                    inside.pop()
+
+            await asyncio.gather(*(to_greenlet(work) for _ in range(5)))
+
+        arun(main)
+
+    def test_another_may_not_release_it(self, arun):
+        async def main():
+            lock = threading.RLock()
+            holding = spawn(lambda: (lock.acquire(), time.sleep(0.05), lock.release()))
+            await turns()
+            for release in (to_greenlet(lock.release), asyncio.to_thread(lock.release)):
+                with pytest.raises(RuntimeError, match="un-acquired"):
+                    await release
+            await holding
+
+        arun(main)
+
+    def test_native_code_is_told_that_it_would_wait_for_its_own_thread(self, arun):
+        async def main():
+            lock = threading.RLock()
+            holding = spawn(lambda: (lock.acquire(), time.sleep(0.05), lock.release()))
+            await turns()
+            with pytest.raises(RuntimeError, match="held by a greenlet of this very thread"):
+                lock.acquire()
+            assert not lock.acquire(False)
+            assert not lock.acquire(timeout=0.01)
+            await holding
+            with lock:
+                pass
+
+        arun(main)
+
+
+class TestGivingUp:
+    def test_cancelled_waiter_leaves_the_queue(self, arun, make):
+        async def main():
+            lock, got = make(), []
+
+            def work(number):
+                with lock:
+                    got.append(number)
+                    time.sleep(0.01)
+
+            tasks = [spawn(work, i) for i in range(5)]
+            await turns()
+            tasks[2].cancel()
+            results = await ended(*tasks)
+            assert [type(result) for result in results].count(asyncio.CancelledError) == 1
+            assert got == [0, 1, 3, 4]
+            assert lock.acquire(False)
+            lock.release()
+
+        arun(main)
+
+    @pytest.mark.parametrize("early", [True, False], ids=["cancelled first", "released first"])
+    def test_cancelled_in_the_turn_of_its_release(self, arun, early):
+        async def main():
+            lock = threading.Lock()
+            lock.acquire()
+            first, second = spawn(lock.acquire), spawn(lock.acquire)
+            await turns()
+            if early:
+                first.cancel()
+            lock.release()
+            first.cancel()
+            results = await asyncio.gather(asyncio.wait({first}), asyncio.wait({second}, timeout=0.1))
+            assert results
+            if first.cancelled() and not second.done():
+                assert lock.locked()  # it got the lock and a cancellation: as in native code, it is for it to release
+                lock.release()
+            await asyncio.wait_for(second, 5)
+            lock.release()
+
+        arun(main)
+
+    def test_timeouts_in_the_turn_of_a_release(self, arun):
+        """Deadlines and releases that fall together lose no turn."""
+
+        async def main():
+            lock = threading.Lock()
+            counts = {True: 0, False: 0}
+
+            def work(seconds):
+                got = lock.acquire(True, seconds)
+                counts[got] += 1
+                if got:
+                    time.sleep(0.001)
+                    lock.release()
+
+            random.seed(1)
+            await asyncio.gather(*(to_greenlet(work, 0.001 + random.random() * 0.03) for _ in range(50)))
+            assert counts[True] >= 5
+            assert sum(counts.values()) == 50
+            assert lock.acquire(False)
+
+        arun(main)
+
+    def test_greenio_timeout(self, arun, make):
+        async def main():
+            lock = make()
+
+            def hold():
+                with lock:
+                    time.sleep(0.1)
+
+            def work():
+                with pytest.raises(TimeoutError), timeout(0.02):
+                    lock.acquire()
+                assert lock.acquire()
+                lock.release()
+
+            await asyncio.gather(to_greenlet(hold), to_greenlet(work))
+
+        arun(main)
+
+    def test_loop_that_closes(self, loop_kind):
+        lock = threading.Lock()
+        lock.acquire()
+        loop = new_loop(loop_kind)
+        kept = []
+
+        def work():
+            try:
+                lock.acquire()
+            except asyncio.CancelledError:
+                kept.append("cancelled")
+                raise
+
+        async def main():
+            kept.append(spawn(work))
+            await turns()
+
+        loop.run_until_complete(main())
+        loop.close()
+        assert kept[1:] == ["cancelled"]
+        lock.release()
+        assert lock.acquire(False)
+        kept.clear()
+        gc.collect()
+
+
+class TestFromAnywhere:
+    def test_release_in_a_thread_wakes_a_loop_that_sleeps(self, arun):
+        async def main():
+            lock = threading.Lock()
+            lock.acquire()
+            waiting = spawn(lock.acquire)
+            await turns()
+            threading.Timer(0.05, lock.release).start()
+            await asyncio.wait_for(waiting, 5)
+
+        arun(main)
+
+    def test_release_in_a_coroutine(self, arun):
+        async def main():
+            lock = threading.Lock()
+            lock.acquire()
+            waiting = spawn(lock.acquire)
+            await turns()
+            lock.release()
+            await asyncio.wait_for(waiting, 5)
+
+        arun(main)
+
+    @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there are no timers here")
+    def test_release_in_a_signal_handler(self, arun):
+        async def main():
+            lock = threading.Lock()
+            lock.acquire()
+            waiting = spawn(lock.acquire)
+            await turns()
+            before = signal.signal(signal.SIGALRM, lambda *_: lock.release())
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 0.05)
+                await asyncio.wait_for(waiting, 5)
+            finally:
+                signal.signal(signal.SIGALRM, before)
+
+        arun(main)
+
+    def test_release_in_a_finalizer(self, arun):
+        class Releases:
+            def __init__(self, lock):
+                self.lock = lock
+                self.ring = self
+
+            def __del__(self):
+                self.lock.release()
+
+        async def main():
+            lock = threading.Lock()
+            lock.acquire()
+            Releases(lock)
+            waiting = spawn(lock.acquire)
+            await turns()
+            await asyncio.to_thread(gc.collect)
+            await asyncio.wait_for(waiting, 5)
+
+        arun(main)
+
+    def test_asyncio_waits_for_what_a_green_holds(self, arun):
+        """Native waiters and greens take turns on one lock."""
+
+        async def main():
+            lock, got = threading.Lock(), []
+
+            def native():
+                with lock:
+                    got.append("native")
+
+            def green():
+                with lock:
+                    time.sleep(0.05)
+                    got.append("green")
+
+            holding = spawn(green)
+            await turns()
+            await asyncio.gather(asyncio.to_thread(native), holding)
+            assert got == ["green", "native"]
+
+        arun(main)
+
+    def test_after_a_fork(self, arun):
+        """In a child the parent's greens are no waiters any more."""
+
+        async def main():
+            lock = threading.Lock()
+            lock.acquire()
+            waiting = [spawn(lock.acquire) for _ in range(2)]
+            await turns()
+            child = os.fork()
+            if not child:
+                code = 1
+                try:
+                    lock.release()
+                    assert lock.acquire(timeout=5)
+                    assert not lock.acquire(timeout=0.01)
+                    lock.release()
+                    lock._at_fork_reinit()
+
+                    def in_green():
+                        for _ in range(3):
+                            with lock:
+                                time.sleep(0.001)
+
+                    async def again():
+                        await asyncio.gather(*(to_greenlet(in_green) for _ in range(3)))
+
+                    thread = threading.Thread(target=lambda: asyncio.run(again()))
+                    thread.start()
+                    thread.join(10)
+                    code = thread.is_alive()
+                finally:
+                    os._exit(code)
+            _, status = await asyncio.to_thread(os.waitpid, child, 0)
+            assert status == 0
+            for task in waiting:
+                lock.release()
+                await asyncio.wait_for(task, 5)
+
+        arun(main)
+
+
+class TestConditions:
+    def test_notify_from_everywhere(self, arun, make):
+        async def main():
+            condition, seen = threading.Condition(make()), []
+
+            def wait(number):
+                with condition:
+                    assert condition.wait(10)
+                    seen.append(number)
+
+            def notify(count):
+                with condition:
+                    condition.notify(count)
+
+            greens = [spawn(wait, i) for i in range(4)]
+            await turns()
+            threads = [asyncio.ensure_future(asyncio.to_thread(wait, i)) for i in range(4, 6)]
+            await asyncio.sleep(0.05)
+            await to_greenlet(notify, 2)
+            await asyncio.wait_for(asyncio.gather(*greens[:2]), 5)
+            assert sorted(seen) == [0, 1]
+            await asyncio.to_thread(notify, 2)
+            await asyncio.wait_for(asyncio.gather(*greens[2:]), 5)
+            notify(9)
+            await asyncio.wait_for(asyncio.gather(*threads), 5)
+
+        arun(main)
+
+    def test_timeout(self, arun):
+        async def main():
+            condition = threading.Condition()
+
+            def wait(seconds):
+                with condition:
+                    began = time.monotonic()
+                    assert condition.wait(seconds) is False
+                    assert max(0, seconds) <= time.monotonic() - began < 2
+                    assert not condition._waiters
+
+            for seconds in (0.05, 0, -1):
+                await to_greenlet(wait, seconds)
+
+        arun(main)
+
+    def test_cancelled_after_its_notification_passes_it_on(self, arun):
+        async def main():
+            condition, woken = threading.Condition(), []
+
+            def wait(number):
+                with condition:
+                    condition.wait(5)
+                    woken.append(number)
+
+            first, second = spawn(wait, 0), spawn(wait, 1)
+            await turns()
+            first.cancel()
+            with condition:
+                condition.notify()  # chooses the first, which is about to be cancelled
+            await asyncio.wait({first, second}, timeout=2, return_when=asyncio.ALL_COMPLETED)
+            assert first.cancelled()
+            assert second.done()
+            assert woken == [1]
+
+        arun(main)
+
+    def test_cancelled_waiter_holds_the_lock_again(self, arun, make):
+        async def main():
+            condition, inside = threading.Condition(make()), []
+
+            def wait():
+                with condition:
+                    try:
+                        condition.wait()
+                    finally:
+                        inside.append("waiter")
+                        time.sleep(0.01)
+                        assert inside.pop() == "waiter"
+
+            def hold():
+                with condition:
+                    inside.append("holder")
+                    time.sleep(0.05)
+                    assert inside.pop() == "holder"
+
+            waiting = spawn(wait)
+            await turns()
+            holding = spawn(hold)
+            await turns()
+            for _ in range(3):
+                waiting.cancel()
+                await asyncio.sleep(0.005)
+            results = await ended(waiting, holding)
+            assert isinstance(results[0], asyncio.CancelledError)
+            assert results[1] is None
+
+        arun(main)
+
+    def test_older_than_the_patch(self, arun):
+        async def main():
+            monkey.unpatch_all()
+            made = threading.Condition(), threading.Event(), threading.Semaphore(0), threading.Barrier(2)
+            with monkey.patched():
+                condition, event, semaphore, barrier = made
+
+                def wait():
+                    with condition:
+                        return condition.wait(5)
+
+                def notify():
+                    with condition:
+                        condition.notify()
+
+                tasks = [spawn(wait), spawn(event.wait, 5), spawn(semaphore.acquire), spawn(barrier.wait, 5)]
+                await turns()
+                await to_greenlet(notify)
+                event.set()
+                semaphore.release()
+                results = await asyncio.wait_for(asyncio.gather(*tasks, to_greenlet(barrier.wait, 5)), 10)
+                assert results[:3] == [True] * 3
+                assert sorted(results[3:]) == [0, 1]
+
+        arun(main)
+
+    def test_event_wakes_everybody(self, arun):
+        async def main():
+            event = threading.Event()
+            waiting = [spawn(event.wait, 10) for _ in range(200)]
+            threads = [asyncio.ensure_future(asyncio.to_thread(event.wait, 10)) for _ in range(3)]
+            await asyncio.sleep(0.05)
+            await asyncio.to_thread(event.set)
+            assert await asyncio.wait_for(asyncio.gather(*waiting, *threads), 10) == [True] * 203
+
+        arun(main)
+
+    @pytest.mark.parametrize("kind", [threading.Semaphore, threading.BoundedSemaphore])
+    def test_semaphore(self, arun, kind):
+        async def main():
+            semaphore, inside, most = kind(3), [], []
+
+            def work(number):
+                with semaphore:
+                    inside.append(number)
+                    most.append(len(inside))
+                    time.sleep(0.002)
+                    inside.remove(number)
+
+            await asyncio.gather(*(to_greenlet(work, i) for i in range(20)))
+            assert max(most) == 3
+            tasks = [spawn(work, i) for i in range(10)]
+            await turns()
+            tasks[5].cancel()
+            await ended(*tasks)
+            assert all(semaphore.acquire(False) for _ in range(3))
+            assert not semaphore.acquire(False)
+
+        arun(main)
+
+
+class TestThreads:
+    def test_join(self, arun):
+        async def main():
+            thread = threading.Thread(target=native_sleep, args=(0.1,))
+            thread.start()
+            began = time.monotonic()
+            await to_greenlet(thread.join, 0.01)
+            assert thread.is_alive()
+            await to_greenlet(thread.join, -1)
+            ticks = []
+
+            async def beat():
+                while thread.is_alive():
+                    ticks.append(await asyncio.sleep(0.01))
+
+            await asyncio.gather(*(to_greenlet(thread.join) for _ in range(5)), beat())
+            assert not thread.is_alive()
+            assert 0.09 < time.monotonic() - began < 2
+            assert len(ticks) > 2
+            await to_greenlet(thread.join)
+
+        arun(main)
+
+    def test_join_of_what_cannot_be_joined(self, arun):
+        async def main():
+            with pytest.raises(RuntimeError, match="before it is started"):
+                await to_greenlet(threading.Thread().join)
+            with pytest.raises(RuntimeError, match="join current thread"):
+                await to_greenlet(threading.current_thread().join)
+
+        arun(main)
+
+    def test_a_thread_is_a_thread(self, arun):
+        async def main():
+            seen = []
+
+            def work():
+                thread = threading.Thread(target=lambda: seen.append((threading.get_ident(), asyncio.run(inner()))))
+                thread.start()
+                thread.join()
+
+            async def inner():
+                await asyncio.sleep(0.001)
+                return threading.current_thread() is not threading.main_thread()
+
+            await to_greenlet(work)
+            assert seen[0][0] != threading.get_ident()
+            assert seen[0][1] is True
+
+        arun(main)
+
+    def test_start_does_not_park(self, arun):
+        """A lock that is older than the patch may be held around it, as concurrent.futures does."""
+
+        async def main():
+            old = monkey.original("_thread", "allocate_lock")()
+
+            def work():
+                with old:
+                    thread = threading.Thread(target=native_sleep, args=(0.001,))
+                    thread.start()
+                thread.join()
+                assert not vars(thread._started).keys() & {"set", "wait"}
+
+            await asyncio.gather(*(to_greenlet(work) for _ in range(10)))
+
+        arun(main)
+
+    def test_start_that_fails(self, arun):
+        async def main():
+            def work():
+                with pytest.raises(RuntimeError, match="not called"):
+                    type("Unmade", (threading.Thread,), {"__init__": lambda self: None})().start()
+                thread = threading.Thread(target=int)
+                thread.start()
+                with pytest.raises(RuntimeError, match="once"):
+                    thread.start()
+                thread.join()
+
+            await to_greenlet(work)
+
+        arun(main)
+
+    def test_executor_and_futures(self, arun):
+        async def main():
+            def work():
+                with concurrent.futures.ThreadPoolExecutor(2) as pool:
+                    jobs = [pool.submit(native_sleep, 0.01) for _ in range(4)]
+                    assert len(list(concurrent.futures.as_completed(jobs, timeout=10))) == 4
+                    done, not_done = concurrent.futures.wait(jobs, timeout=10)
+                    assert (len(done), len(not_done)) == (4, 0)
+                    with pytest.raises(concurrent.futures.TimeoutError):
+                        pool.submit(native_sleep, 0.1).result(0.01)
+                    assert list(pool.map(abs, [-1, -2])) == [1, 2]
+
+            await asyncio.wait_for(asyncio.gather(*(to_greenlet(work) for _ in range(5))), 30)
+
+        arun(main)
+
+    def test_future_of_the_own_loop(self, arun):
+        """`run_coroutine_threadsafe` in green code: a plain deadlock anywhere else."""
+
+        async def main():
+            loop = asyncio.get_running_loop()
+
+            def work():
+                return asyncio.run_coroutine_threadsafe(asyncio.sleep(0.01, "done"), loop).result(5)
+
+            assert await to_greenlet(work) == "done"
+
+        arun(main)
+
+    def test_await_under_a_lock(self, arun, make):
+        async def main():
+            lock = make()
+
+            def work():
+                with lock:
+                    await_(asyncio.sleep(0.001))
+
+            await asyncio.gather(*(to_greenlet(work) for _ in range(10)))
+
+        arun(main)
+
+    def test_lock_in_driven_coroutine(self, arun, make):
+        async def main():
+            lock = make()
+
+            async def work():
+                with lock:
+                    await asyncio.sleep(0.001)
+                    time.sleep(0.001)
+
+            await asyncio.gather(*(to_greenlet(work) for _ in range(10)))
+
+        arun(main)
+
+
+def test_made_before_and_after():
+    assert threading.Lock is not NATIVE[0]
+    lock, condition = threading.Lock(), threading.Condition()
+    monkey.unpatch_all()
+    assert type(threading.Lock()) is type(NATIVE[0]())
+    with lock, condition:
+        assert lock.locked()
+    with monkey.patched("threading"):
+        assert isinstance(threading.Lock(), type(lock))
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="the method is newer")
+def test_recursion_count():
+    lock = threading.RLock()
+    with lock, lock:
+        assert lock._recursion_count() == 2
+    assert lock._recursion_count() == 0

@@ -1,0 +1,238 @@
+"""Queues between greens, loops and threads."""
+
+import _queue
+import asyncio
+import gc
+import queue
+import signal
+import sys
+import threading
+import time
+
+import pytest
+
+from greenio import monkey, spawn, to_greenlet
+
+pytestmark = pytest.mark.usefixtures("patched")
+
+KINDS_OF_QUEUE = {
+    "Queue": lambda: queue.Queue(),
+    "LifoQueue": lambda: queue.LifoQueue(),
+    "PriorityQueue": lambda: queue.PriorityQueue(),
+    "SimpleQueue": lambda: queue.SimpleQueue(),
+}
+
+
+@pytest.fixture(params=KINDS_OF_QUEUE)
+def make(request):
+    return KINDS_OF_QUEUE[request.param]
+
+
+async def turns(count: int = 5) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+def test_every_item_arrives_once(arun, make):
+    """Producers and consumers of both kinds on one queue."""
+
+    async def main():
+        shared, got = make(), []
+
+        def produce(start):
+            for number in range(start, start + 50):
+                shared.put(number)
+
+        def consume():
+            while (item := shared.get(timeout=20)) >= 0:
+                got.append(item)
+
+        consumers = [spawn(consume) for _ in range(10)]
+        consumers += [asyncio.ensure_future(asyncio.to_thread(consume)) for _ in range(2)]
+        await asyncio.gather(
+            *(to_greenlet(produce, start) for start in range(0, 500, 50)),
+            *(asyncio.to_thread(produce, start) for start in range(500, 700, 50)),
+        )
+        while not shared.empty():
+            await asyncio.sleep(0.001)
+        for _ in consumers:
+            shared.put(-1)
+        await asyncio.wait_for(asyncio.gather(*consumers), 20)
+        assert sorted(got) == list(range(700))
+
+    arun(main)
+
+
+def test_greens_are_served_in_order(arun):
+    async def main():
+        shared = queue.SimpleQueue()
+        waiting = [spawn(shared.get) for _ in range(10)]
+        await turns()
+        for number in range(10):
+            shared.put(number)
+        assert await asyncio.gather(*waiting) == list(range(10))
+
+    arun(main)
+
+
+def test_ten_thousand_wait(arun):
+    async def main():
+        shared = queue.SimpleQueue()
+        waiting = [spawn(shared.get) for _ in range(10_000)]
+        await turns()
+        await asyncio.to_thread(lambda: [shared.put(number) for number in range(10_000)])
+        assert sorted(await asyncio.wait_for(asyncio.gather(*waiting), 30)) == list(range(10_000))
+
+    arun(main)
+
+
+def test_timeouts(arun, make):
+    async def main():
+        shared = make()
+
+        def work():
+            for arguments in ((False,), (True, 0), (True, 0.05)):
+                began = time.monotonic()
+                with pytest.raises(queue.Empty):
+                    shared.get(*arguments)
+                assert (arguments[1] if len(arguments) > 1 else 0) <= time.monotonic() - began < 2
+            with pytest.raises(ValueError, match="non-negative"):
+                shared.get(True, -1)
+            with pytest.raises(queue.Empty):
+                shared.get_nowait()
+            shared.put_nowait("item")
+            assert (shared.qsize(), shared.empty()) == (1, False)
+            assert shared.get(timeout=1) == "item"
+
+        await to_greenlet(work)
+        work()
+
+    arun(main)
+
+
+def test_full_queue(arun):
+    async def main():
+        shared = queue.Queue(1)
+
+        def fill():
+            shared.put(1)
+            with pytest.raises(queue.Full):
+                shared.put(2, timeout=0.02)
+            shared.put(3)
+            shared.join()
+
+        filling = spawn(fill)
+        await asyncio.sleep(0.05)
+
+        def drain():
+            for expected in (1, 3):
+                assert shared.get() == expected
+                shared.task_done()
+
+        await asyncio.to_thread(drain)
+        await asyncio.wait_for(filling, 5)
+
+    arun(main)
+
+
+@pytest.mark.parametrize("early", [True, False], ids=["cancelled first", "put first"])
+def test_cancelled_in_the_turn_of_a_put_loses_no_item(arun, make, early):
+    async def main():
+        shared, got = make(), []
+
+        def consume():
+            got.append(shared.get())
+
+        first, second = spawn(consume), spawn(consume)
+        await turns()
+        if early:
+            first.cancel()
+        shared.put("item")
+        if not early:
+            first.cancel()
+        await asyncio.wait({first})
+        await asyncio.wait({second}, timeout=0.05)
+        assert got == ["item"]
+        shared.put("item")
+        if not second.done():
+            await asyncio.wait_for(second, 5)
+        await turns()
+        assert len(got) + shared.qsize() == 2
+
+    arun(main)
+
+
+def test_put_in_a_finalizer_and_in_a_signal_handler(arun):
+    async def main():
+        shared = queue.SimpleQueue()
+
+        class Puts:
+            def __init__(self):
+                self.ring = self
+
+            def __del__(self):
+                shared.put("finalizer")
+
+        waiting = spawn(shared.get)
+        await turns()
+        Puts()
+        await asyncio.to_thread(gc.collect)
+        assert await asyncio.wait_for(waiting, 5) == "finalizer"
+        waiting = spawn(shared.get)
+        await turns()
+        before = signal.signal(signal.SIGALRM, lambda *_: shared.put("handler"))
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.02)
+            assert await asyncio.wait_for(waiting, 5) == "handler"
+        finally:
+            signal.signal(signal.SIGALRM, before)
+
+    arun(main)
+
+
+def test_older_than_the_patch(arun):
+    async def main():
+        monkey.unpatch_all()
+        old = queue.Queue()
+        with monkey.patched():
+            waiting = spawn(old.get, True, 5)
+            await turns()
+            old.put("item")
+            assert await waiting == "item"
+
+    arun(main)
+
+
+def test_early_simple_queue_is_reported():
+    monkey.unpatch_all()
+    module = sys.modules[__name__]
+    module.early = _queue.SimpleQueue()
+    try:
+        gc.unfreeze()
+        with monkey.patched():
+            found = {item.name for item in monkey.report().unreachable if item.module == __name__}
+    finally:
+        gc.freeze()
+        del module.early
+    assert "early" in found
+
+
+@pytest.mark.skipif(not hasattr(queue, "ShutDown"), reason="queues can be shut down from 3.13 on")
+def test_shutdown(arun):
+    async def main():
+        shared = queue.Queue()
+        waiting = [spawn(shared.get) for _ in range(3)]
+        await turns()
+        await asyncio.to_thread(shared.shutdown)
+        results = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [type(result) for result in results] == [queue.ShutDown] * 3
+
+    arun(main)
+
+
+def test_pool_of_threads_keeps_its_work_queue(arun):
+    async def main():
+        seen = await asyncio.gather(*(asyncio.to_thread(threading.get_ident) for _ in range(20)))
+        assert threading.get_ident() not in seen
+
+    arun(main)
