@@ -167,7 +167,8 @@ def test_import_patches_nothing_starts_nothing_and_warns_of_nothing():
                          signal.getsignal(2))
         assert threading.active_count() == 1
         assert descriptors() == opened
-        assert not any(map(greenio.monkey.is_patched, ("socket", "ssl", "dns", "select", "selectors", "threading", "time")))
+        groups = ("socket", "ssl", "dns", "select", "selectors", "threading", "time")
+        assert not any(map(greenio.monkey.is_patched, groups))
         """,
         "-Werror",
         "-Xdev",

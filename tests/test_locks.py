@@ -16,9 +16,8 @@ import weakref
 
 import pytest
 
-from greenio import await_, monkey, spawn, timeout, to_greenlet
-
 from conftest import KINDS, finish, new_loop
+from greenio import await_, monkey, spawn, timeout, to_greenlet
 
 pytestmark = pytest.mark.usefixtures("patched")
 

@@ -24,10 +24,10 @@ from ._timeouts import Timeout, timeout, timeout_at
 
 __all__ = [
     "READY",
+    "TIMED_OUT",
     "Green",
     "HasFileno",
     "Host",
-    "TIMED_OUT",
     "Side",
     "Timeout",
     "async_to_sync",

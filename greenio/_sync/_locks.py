@@ -29,7 +29,7 @@ class _LockBase(Shared, metaclass=_LockType):
 
     __slots__ = ("_lock",)
 
-    _native = _thread.LockType
+    _native: type = _thread.LockType
 
     def __init__(self) -> None:
         self._lock = _allocate()
@@ -37,7 +37,7 @@ class _LockBase(Shared, metaclass=_LockType):
 
     def __init_subclass__(cls) -> None:
         if cls.__module__ != __name__:
-            raise TypeError(f"type '_thread.{cls.__base__.__name__.lower()}' is not an acceptable base type")
+            raise TypeError(f"type '_thread.{cls.__mro__[1].__name__}' is not an acceptable base type")
 
     def _attempt(self) -> Any:
         return True if self._lock.acquire(False) else NOTHING

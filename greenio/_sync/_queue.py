@@ -79,4 +79,4 @@ class SimpleQueue(Shared):
     def _available(self) -> bool:
         return not self._queue.empty()
 
-    __class_getitem__ = classmethod(types.GenericAlias)
+    __class_getitem__: Any = classmethod(types.GenericAlias)
