@@ -45,6 +45,7 @@ MONKEY = [
     "patch_selectors",
     "patch_socket",
     "patch_ssl",
+    "patch_threading",
     "patch_time",
     "patched",
     "report",

@@ -214,7 +214,9 @@ class TestAllOrNothing:
         ],
     )
     def test_group_that_is_unknown(self, call):
-        with pytest.raises(ValueError, match="'queue'; the groups are dns, select, selectors, socket, ssl, time"):
+        with pytest.raises(
+            ValueError, match="'queue'; the groups are dns, select, selectors, socket, ssl, threading, time"
+        ):
             call()
         assert not monkey.report().patched
 

@@ -25,6 +25,7 @@ _wait = threading.Condition.wait
 _join = threading.Thread.join
 _is_alive = threading.Thread.is_alive
 _start = threading.Thread.start
+_set = threading.Event.set
 
 
 @like(_wait)
@@ -88,7 +89,7 @@ def start(self: Any) -> None:
     runs.acquire()
 
     def tell() -> None:
-        threading.Event.set(started)
+        _set(started)
         runs.release()
 
     started.set, started.wait = tell, runs.acquire
