@@ -7,6 +7,7 @@ import copy
 import gc
 import os
 import pickle
+import queue
 import random
 import signal
 import sys
@@ -676,6 +677,36 @@ class TestConditions:
             await ended(*tasks)
             assert all(semaphore.acquire(False) for _ in range(3))
             assert not semaphore.acquire(False)
+
+        arun(main)
+
+    def test_giving_back_is_not_lost_to_a_cancellation(self, arun):
+        """`finally: semaphore.release()` never fails in native code, so nobody is prepared for it."""
+
+        async def main():
+            semaphore, event, shared = threading.BoundedSemaphore(1), threading.Event(), queue.Queue()
+            semaphore.acquire()
+            shared.put("item")
+            shared.get()
+            calls = (
+                (semaphore._cond, semaphore.release, lambda: semaphore.acquire(False)),
+                (event._cond, event.set, event.is_set),
+                (shared.mutex, shared.task_done, lambda: not shared.unfinished_tasks),
+            )
+            for mutex, give, given in calls:
+
+                def hold(mutex=mutex):
+                    with mutex:
+                        time.sleep(0.02)
+
+                holding = spawn(hold)
+                await turns()
+                giving = spawn(give)
+                await turns()
+                giving.cancel()
+                results = await ended(giving, holding)
+                assert isinstance(results[0], asyncio.CancelledError)
+                assert given()
 
         arun(main)
 

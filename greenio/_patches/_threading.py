@@ -99,6 +99,35 @@ def start(self: Any) -> None:
         del started.set, started.wait
 
 
+def _insist(native: Any) -> Any:
+    """Make a call that gives something back complete in green code, even if it is cancelled where it takes its lock.
+
+    That is the one place where such a call may park, and nothing has been given back by then. Native code never fails
+    there, so nobody is prepared for it: `finally: semaphore.release()` would lose the permit.
+    """
+
+    @like(native)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if current_green() is None:
+            return native(self, *args, **kwargs)
+        late = None
+        while True:
+            try:
+                found = native(self, *args, **kwargs)
+            except CancelledError as error:
+                late = late or error
+            else:
+                break
+        if late is None:
+            return found
+        try:
+            raise late
+        finally:
+            del late
+
+    return call
+
+
 _ends: WeakKeyDictionary[threading.Thread, Lock] = WeakKeyDictionary()
 """For each thread that a green waits for: a lock that is held for as long as the thread lives."""
 
@@ -140,6 +169,10 @@ GROUP = Group(
     (
         *patches(threading.Condition, [wait]),
         *patches(threading.Thread, [join, start]),
+        *patches(threading.Semaphore, [_insist(threading.Semaphore.release)]),
+        *patches(threading.BoundedSemaphore, [_insist(threading.BoundedSemaphore.release)]),
+        *patches(threading.Event, [_insist(threading.Event.set), _insist(threading.Event.clear)]),
+        *patches(queue.Queue, [_insist(queue.Queue.task_done)]),
         Patch(_thread, "allocate_lock", Lock),
         Patch(_thread, "allocate", Lock),
         Patch(_thread, "RLock", RLock),
