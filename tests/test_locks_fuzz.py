@@ -1,4 +1,4 @@
-"""Chaos with a seed around shared locks: greens of two loops and native threads; cancellations and deadlines anywhere."""
+"""Chaos with a seed around shared locks: greens of two loops and native threads, cancelled and timed out anywhere."""
 
 import asyncio
 import os
