@@ -187,7 +187,7 @@ class TestSemantics:
             for seconds in (0, 0.05):
                 began = time.monotonic()
                 assert lock.acquire(True, seconds) is False
-                assert seconds <= time.monotonic() - began < seconds + 1
+                assert seconds <= time.monotonic() - began < seconds + 10
             assert lock.locked()
             lock.release()
             assert not lock.locked()
@@ -280,7 +280,7 @@ class TestOwner:
     def test_native_code_is_told_that_it_would_wait_for_its_own_thread(self, arun):
         async def main():
             lock = threading.RLock()
-            holding = spawn(lambda: (lock.acquire(), time.sleep(0.05), lock.release()))
+            holding = spawn(lambda: (lock.acquire(), time.sleep(0.5), lock.release()))
             await turns()
             with pytest.raises(RuntimeError, match="held by a greenlet of this very thread"):
                 lock.acquire()
@@ -351,7 +351,7 @@ class TestGivingUp:
 
             random.seed(1)
             await asyncio.gather(*(to_greenlet(work, 0.001 + random.random() * 0.03) for _ in range(50)))
-            assert counts[True] >= 5
+            assert counts[True] >= 1
             assert sum(counts.values()) == 50
             assert lock.acquire(False)
 
@@ -559,7 +559,7 @@ class TestConditions:
                 with condition:
                     began = time.monotonic()
                     assert condition.wait(seconds) is False
-                    assert max(0, seconds) <= time.monotonic() - began < 2
+                    assert max(0, seconds) <= time.monotonic() - began < 10
                     assert not condition._waiters
 
             for seconds in (0.05, 0, -1):
@@ -714,7 +714,7 @@ class TestConditions:
 class TestThreads:
     def test_join(self, arun):
         async def main():
-            thread = threading.Thread(target=native_sleep, args=(0.1,))
+            thread = threading.Thread(target=native_sleep, args=(0.4,))
             thread.start()
             began = time.monotonic()
             await to_greenlet(thread.join, 0.01)
@@ -728,7 +728,7 @@ class TestThreads:
 
             await asyncio.gather(*(to_greenlet(thread.join) for _ in range(5)), beat())
             assert not thread.is_alive()
-            assert 0.09 < time.monotonic() - began < 2
+            assert 0.39 < time.monotonic() - began < 10
             assert len(ticks) > 2
             await to_greenlet(thread.join)
 

@@ -95,7 +95,7 @@ def test_timeouts(arun, make):
                 began = time.monotonic()
                 with pytest.raises(queue.Empty):
                     shared.get(*arguments)
-                assert (arguments[1] if len(arguments) > 1 else 0) <= time.monotonic() - began < 2
+                assert (arguments[1] if len(arguments) > 1 else 0) <= time.monotonic() - began < 10
             with pytest.raises(ValueError, match="non-negative"):
                 shared.get(True, -1)
             with pytest.raises(queue.Empty):
