@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 import platform
+import signal
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
@@ -32,6 +33,11 @@ def pytest_report_header() -> str:
     """Tell what is being tested: which copy of greenio, with which versions below it."""
     versions = f"greenlet {greenlet.__version__}, uvloop {uvloop.__version__}, {platform.platform()}"
     return f"greenio {greenio.__version__} from {os.path.dirname(greenio.__file__)}, {versions}"
+
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # So it is in what a shell runs in the background; tests of Ctrl-C, and the programs they start, need it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:
