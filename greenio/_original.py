@@ -23,7 +23,6 @@ __all__ = [
     "SimpleQueue",
     "Socket",
     "SocketKind",
-    "Thread",
     "allocate_lock",
     "allocate_rlock",
     "close",
@@ -72,7 +71,6 @@ new_event_loop = asyncio.new_event_loop
 set_event_loop = asyncio.set_event_loop
 
 RLock = _thread.RLock
-Thread = threading.Thread
 allocate_lock = _thread.allocate_lock
 allocate_rlock = threading.RLock
 start_new_thread = _thread.start_new_thread

@@ -118,6 +118,14 @@ def patched() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def thawed() -> Iterator[None]:
+    """Let the collector see what was set aside, for the time of one test."""
+    gc.unfreeze()
+    yield
+    gc.freeze()
+
+
 def _descriptors() -> set[str]:
     if not os.path.isdir("/proc/self/fd"):
         return set()

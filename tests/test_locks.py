@@ -19,6 +19,7 @@ import pytest
 
 from conftest import KINDS, finish, new_loop
 from greenio import await_, monkey, spawn, timeout, to_greenlet
+from waiting import turns
 
 pytestmark = pytest.mark.usefixtures("patched")
 
@@ -30,11 +31,6 @@ MAKERS = {"Lock": lambda: threading.Lock(), "RLock": lambda: threading.RLock()}
 @pytest.fixture(params=MAKERS)
 def make(request):
     return MAKERS[request.param]
-
-
-async def turns(count: int = 5) -> None:
-    for _ in range(count):
-        await asyncio.sleep(0)
 
 
 async def ended(*tasks: asyncio.Task) -> list:

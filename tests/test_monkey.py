@@ -4,7 +4,6 @@ import asyncio
 import copy
 import dataclasses
 import functools
-import gc
 import inspect
 import io
 import json
@@ -612,15 +611,7 @@ class TestLookingUp:
             monkey.original("nonsense", "time")
 
 
-@pytest.fixture
-def _thawed():
-    """Let the collector see again what the suite's conftest has frozen."""
-    gc.unfreeze()
-    yield
-    gc.freeze()
-
-
-@pytest.mark.usefixtures("_thawed")
+@pytest.mark.usefixtures("thawed")
 class TestReport:
     def test_nothing_is_patched(self):
         report = monkey.report()

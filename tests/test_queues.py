@@ -12,6 +12,7 @@ import time
 import pytest
 
 from greenio import monkey, spawn, to_greenlet
+from waiting import turns
 
 pytestmark = pytest.mark.usefixtures("patched")
 
@@ -26,11 +27,6 @@ KINDS_OF_QUEUE = {
 @pytest.fixture(params=KINDS_OF_QUEUE)
 def make(request):
     return KINDS_OF_QUEUE[request.param]
-
-
-async def turns(count: int = 5) -> None:
-    for _ in range(count):
-        await asyncio.sleep(0)
 
 
 def test_every_item_arrives_once(arun, make):
@@ -203,16 +199,15 @@ def test_older_than_the_patch(arun):
     arun(main)
 
 
+@pytest.mark.usefixtures("thawed")
 def test_early_simple_queue_is_reported():
     monkey.unpatch_all()
     module = sys.modules[__name__]
     module.early = _queue.SimpleQueue()
     try:
-        gc.unfreeze()
         with monkey.patched():
             found = {item.name for item in monkey.report().unreachable if item.module == __name__}
     finally:
-        gc.freeze()
         del module.early
     assert "early" in found
 

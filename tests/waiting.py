@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from greenio import _core
 
-__all__ = ["parked", "until", "until_parked"]
+__all__ = ["parked", "turns", "until", "until_parked"]
 
 _native_sleep = asyncio.sleep
 
@@ -16,6 +16,12 @@ _native_sleep = asyncio.sleep
 def parked() -> int:
     """Count the greens that are parked, in every thread."""
     return sum(green.waiting for green in _core.greens())
+
+
+async def turns(count: int = 5) -> None:
+    """Let the loop turn so many times."""
+    for _ in range(count):
+        await _native_sleep(0)
 
 
 async def until(condition: Callable[[], object], limit: float = 20.0) -> None:

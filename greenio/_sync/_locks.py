@@ -32,8 +32,8 @@ class _LockBase(Shared, metaclass=_LockType):
     _native: type = _thread.LockType
 
     def __init__(self) -> None:
+        super().__init__()
         self._lock = _allocate()
-        self._waiters = []
 
     def __init_subclass__(cls) -> None:
         if cls.__module__ != __name__:
@@ -129,26 +129,17 @@ class RLock(_LockBase):
     _native = _original.RLock
 
     def __init__(self) -> None:
-        self._lock = _allocate()
-        self._waiters = []
+        super().__init__()
         self._owner: Green | int | None = None
         self._count = 0
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         """Take the lock, once more if it is the caller's. Parks in green code.
 
-        Args:
-            blocking: Wait for it if it is held.
-            timeout: Seconds; -1 waits for ever.
-
-        Returns:
-            Whether it was taken.
+        Takes, returns and raises what `Lock.acquire` does, and besides:
 
         Raises:
-            ValueError: A negative timeout other than -1, or one although `blocking` is false.
-            OverflowError: The timeout is longer than `threading.TIMEOUT_MAX`.
             RuntimeError: Native code would block its thread for ever, since a green of that very thread is the owner.
-            CancelledError: The host task was cancelled.
         """
         current: Any = getcurrent()
         me = current if current.__class__ is Green else _get_ident() if current.parent is None else _identity()

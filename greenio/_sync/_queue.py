@@ -21,8 +21,8 @@ class SimpleQueue(Shared):
     __slots__ = ("_queue",)
 
     def __init__(self) -> None:
+        super().__init__()
         self._queue: Any = _original.SimpleQueue()
-        self._waiters = []
 
     def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
         """Add an item, from any thread, signal handler or finalizer. Never parks; the other arguments are ignored."""

@@ -20,7 +20,6 @@ from a signal handler, or from `__del__` in the midst of another operation on th
 
 from __future__ import annotations
 
-from contextvars import Context
 from typing import Any, Final
 
 from .._core import READY, TIMED_OUT, Green, getcurrent, park, resume
@@ -46,14 +45,14 @@ class _Waiter:
         green = self.green
         if green is None:
             return True  # it is leaving the list, and looks for itself whether there is something to pass on
-        if green.__class__ is not Green:
-            return False  # it belongs to the parent of this process
+        if self.is_inherited():
+            return False
         self.invited = True
         host = green.host
         current: Any = getcurrent()
         try:
             if current.__class__ is Green and current.host is host:
-                host.loop.call_soon(self._wake, context=Context())
+                host.call_soon(self._wake)
             else:
                 # From the loop's own thread as well: a signal handler may have come while the loop sleeps.
                 host.call_soon_threadsafe(self._wake)
@@ -62,6 +61,11 @@ class _Waiter:
                 return False
             raise
         return True
+
+    def is_inherited(self) -> bool:
+        """Tell whether the green belongs to the parent of this process."""
+        green = self.green
+        return green is not None and green.__class__ is not Green
 
     def _wake(self) -> None:
         green = self.green
@@ -131,8 +135,8 @@ class Shared:
     def _attempt_in_turn(self, waiter: _Waiter) -> Any:
         waiters = self._waiters
         first = waiters[0]
-        while first is not waiter and first.green.__class__ is not Green and first.green is not None:
-            _remove(waiters, first)  # left by the parent of this process
+        while first is not waiter and first.is_inherited():
+            _remove(waiters, first)
             first = waiters[0]
         return self._attempt() if first is waiter else NOTHING
 
