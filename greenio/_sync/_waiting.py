@@ -79,8 +79,7 @@ class Shared:
 
     __slots__ = ("__weakref__", "_waiters")
 
-    def __init__(self) -> None:
-        self._waiters: list[_Waiter] = []
+    _waiters: list[_Waiter]
 
     def _attempt(self) -> Any:
         """Take what is there, without blocking; NOTHING if there is nothing."""
