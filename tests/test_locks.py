@@ -421,6 +421,39 @@ class TestFromAnywhere:
 
         arun(main)
 
+    @pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+    def test_a_loop_that_does_not_run_holds_nobody_up(self, loop_kind, make):
+        """Its green is the first in the queue, but cannot take its turn before the loop runs again."""
+        lock = make()
+        stalled, running = new_loop(loop_kind), new_loop(loop_kind)
+        got = []
+
+        def take(name):
+            with lock:
+                got.append(name)
+
+        async def start():
+            waiting = spawn(take, "stalled")
+            await turns()
+            return waiting
+
+        async def pass_by():
+            second = spawn(take, "second")
+            await turns()
+            lock.release()
+            await asyncio.wait_for(asyncio.gather(second, to_greenlet(take, "third")), 10)
+
+        try:
+            lock.acquire()
+            first = stalled.run_until_complete(start())
+            running.run_until_complete(pass_by())
+            assert got == ["second", "third"]
+            stalled.run_until_complete(asyncio.wait_for(first, 10))
+            assert got == ["second", "third", "stalled"]
+        finally:
+            finish(stalled)
+            finish(running)
+
     @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there are no timers here")
     def test_release_in_a_signal_handler(self, arun):
         async def main():

@@ -302,8 +302,10 @@ class RLock(_LockBase):
     def __repr__(self) -> str:
         hold = self._holds.get(_HELD)
         owner, count = hold if hold is not None else (0, 0)
+        # Not the green's own repr: it shows what the green waited for, which may be this lock.
+        shown = owner if isinstance(owner, int) else f"<Green at {id(owner):#x}>"
         state = "locked" if hold is not None else "unlocked"
-        return f"<{state} _thread.RLock object owner={owner!r} count={count} at {id(self):#x}>"
+        return f"<{state} _thread.RLock object owner={shown} count={count} at {id(self):#x}>"
 
 
 _HELD: Final = 0
