@@ -218,7 +218,8 @@ class RLock(_LockBase):
 
     def __repr__(self) -> str:
         owner = self._owner
-        shown = owner if isinstance(owner, int) else 0 if owner is None else repr(owner)
+        # Not the green's own repr: it shows what the green waited for, which may be this lock.
+        shown = owner if isinstance(owner, int) else 0 if owner is None else f"<Green at {id(owner):#x}>"
         state = "locked" if self._lock.locked() else "unlocked"
         return f"<{state} _thread.RLock object owner={shown} count={self._count} at {id(self):#x}>"
 
