@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from conftest import finish, new_loop
+from conftest import new_loop
 from greenio import _core, _original, to_greenlet
 
 __all__ = ["Actor", "CallbackActor", "GreenActor", "NativeActor", "Stage"]
@@ -25,8 +25,8 @@ __all__ = ["Actor", "CallbackActor", "GreenActor", "NativeActor", "Stage"]
 LIMIT = 30.0
 """Seconds that anything may take before it counts as hung; nothing takes as many milliseconds."""
 
-_IDLE_TURNS = 4
-"""Turns without an event after which a loop has nothing left to do: an invitation takes one, a cancellation two."""
+_ROUND = 2
+"""Turns of each loop at a time; a loop that is not asked for anything meanwhile has nothing left to do."""
 
 _HAS_PROC = os.path.isdir(f"/proc/self/task/{threading.get_native_id()}")
 _Thread = threading.Thread
@@ -82,8 +82,18 @@ class GatedLoop:
         self._worker.call(self._open)
 
     def _open(self) -> None:
-        self.loop = new_loop(self.kind)
+        self.requests = 0
+        self.loop: Any = new_loop(self.kind)
+        self.loop.call_soon = self._counting(self.loop.call_soon)
+        self.loop.call_soon_threadsafe = self._counting(self.loop.call_soon_threadsafe)
         asyncio.set_event_loop(self.loop)
+
+    def _counting(self, native: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self.requests += 1
+            return native(*args, **kwargs)
+
+        return call
 
     def turn(self, count: int = 1) -> None:
         """Run what is ready, `count` times; what becomes ready in a turn runs in the next."""
@@ -106,8 +116,17 @@ class GatedLoop:
         return tasks[0]
 
     def close(self) -> None:
-        self._worker.call(lambda: finish(self.loop))
+        self._worker.call(self._close)
         self._worker.close()
+
+    def _close(self) -> None:
+        left = asyncio.all_tasks(self.loop)
+        for task in left:
+            task.cancel()
+        if left:  # a test has failed, perhaps because a green cannot be woken any more
+            self.loop.run_until_complete(asyncio.wait(left, timeout=1))
+        asyncio.set_event_loop(None)
+        self.loop.close()
 
 
 class Actor:
@@ -151,6 +170,9 @@ class Actor:
 
     def rest(self) -> None:
         """Return when it has ended, or cannot go on by itself."""
+
+    def nudge(self) -> None:
+        """Have it look again whether it may go on, after a failure."""
 
     def close(self) -> None:
         pass
@@ -209,11 +231,18 @@ class GreenActor(Actor):
         green.deadline = green.host.clock()
         green.on_timer()
 
+    def nudge(self) -> None:
+        self._home.post(self._nudge)
+
+    def _nudge(self) -> None:
+        if self.has_begun and self._green.waiting:
+            self._begin()
+
     def close(self) -> None:
         assert not self.busy, f"{self} hangs in {self._green!r}"
         self._next = None
         self._home.post(self._begin)
-        self._home.turn(_IDLE_TURNS)
+        self._home.turn(_ROUND)
         assert self._task.done()
         self._task.result()
 
@@ -247,8 +276,9 @@ class NativeActor(Actor):
     def rest(self) -> None:
         limit = time.monotonic() + LIMIT
         while self._began and not self._worker.has_ended():
-            if self._is_asleep():
+            if self.has_begun and self._is_asleep():
                 return
+            _original.sleep(0)
             assert time.monotonic() < limit, f"{self} neither ends nor sleeps"
         if self._began:
             self._began = False
@@ -295,16 +325,31 @@ class Stage:
         for actor in self.actors:
             actor.rest()
 
-    def settle(self, events: Callable[[], int]) -> None:
+    def settle(self) -> None:
         """Let everybody do what they can, until nothing happens any more."""
         for _ in range(1000):
-            before = events(), [actor.busy for actor in self.actors]
+            before = self._requests()
             for home in self.loops:
-                home.turn(_IDLE_TURNS)
-                self.rest()
-            if before == (events(), [actor.busy for actor in self.actors]):
+                home.turn(_ROUND)
+            self.rest()
+            if before == self._requests():
                 return
         raise AssertionError("it never comes to rest")
+
+    def free(self, force: Callable[[], object]) -> None:
+        """After a failure: end what everybody does; `force` gives them what they wait for, whatever that takes."""
+        for _ in range(200):
+            if not any(actor.busy for actor in self.actors):
+                return
+            force()
+            for actor in self.actors:
+                actor.nudge()
+            for home in self.loops:
+                home.turn()
+            self.rest()
+
+    def _requests(self) -> list[int]:
+        return [home.requests for home in self.loops]
 
     def close(self) -> None:
         """End everybody; raise where somebody hangs."""

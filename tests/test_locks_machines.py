@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import os
 import queue
+import sys
 import threading
 import time
 from asyncio import CancelledError
@@ -34,6 +35,9 @@ LONG = 10_000.0
 """A timeout that only an order lets run out."""
 BRIEF = 0.001
 """A timeout in native code, which does run out."""
+
+PATIENCE = 0.5
+"""Seconds that the system has to let a thread go on that has been given what it waited for."""
 
 CANCELLED = type("Cancelled", (), {})
 FOREVER, TIMED, NEVER = "forever", "timed", "never"
@@ -150,10 +154,22 @@ class Machine(RuleBasedStateMachine):
 
     @rule()
     def settle(self) -> None:
-        self.stage.settle(lambda: self.events)
-        self.check_failures()
-        self.check_rest()
-        assert set(self.pending) == {actor for actor in self.stage.actors if actor.busy}
+        limit = time.monotonic() + PATIENCE
+        while True:
+            self.stage.settle()
+            self.check_failures()
+            try:
+                self.check_rest()
+                busy = {actor for actor in self.stage.actors if actor.busy}
+                assert busy == set(self.pending), f"{busy} busy, but pending is {self.pending}"
+                return
+            except AssertionError:
+                # A thread that was woken may still look asleep for a moment.
+                is_thread_busy = any(isinstance(actor, NativeActor) and actor.busy for actor in self.stage.actors)
+                if time.monotonic() > limit or not is_thread_busy:
+                    self.has_failed = True
+                    raise
+            _original.sleep(0.001)
 
     def check_failures(self) -> None:
         for actor in self.stage.actors:
@@ -164,29 +180,26 @@ class Machine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         try:
-            self.settle()
-            limit = 200
-            while self.let_go():
-                self.settle()
-                limit -= 1
-                assert limit, f"{self.pending} for ever"
-            self.check_rest()
-            assert not self.pending
+            if not self.has_failed:
+                self.end_in_order()
         except BaseException:
-            self.free()
+            self.has_failed = True
             raise
         finally:
+            if self.has_failed:
+                self.stage.free(self.force)
             self.patches.undo()
             self.stage.close()
 
-    def free(self) -> None:
-        """After a failure: let native threads go, whatever that takes."""
+    def end_in_order(self) -> None:
+        """Let everybody give back what they have, until the object is free and nobody waits."""
+        self.settle()
         for _ in range(200):
-            busy = [actor for actor in self.stage.actors if isinstance(actor, NativeActor) and actor.busy]
-            if not busy:
-                return
-            self.force()
-            self.stage.rest()
+            if not self.let_go():
+                break
+            self.settle()
+        self.check_rest()
+        assert not self.pending, f"{self.pending} for ever"
 
     def force(self) -> None:
         """Free the object behind its back."""
@@ -252,8 +265,8 @@ class LockMachine(Machine):
         return True
 
     def force(self) -> None:
-        if self.lock._lock.locked():
-            self.lock._lock.release()
+        if self.lock.locked():
+            self.lock.release()
 
 
 class RLockMachine(LockMachine):
@@ -297,6 +310,11 @@ class RLockMachine(LockMachine):
         assert not self.holder.busy
         self.order(self.holder, "release")
         return True
+
+    def force(self) -> None:
+        self.lock._owner, self.lock._count = None, 0
+        if self.lock._lock.locked():
+            self.lock._lock.release()
 
 
 class ConditionMachine(Machine):
@@ -479,7 +497,7 @@ class HeldMachine(Machine):
 
     def force(self) -> None:
         if self.inner.locked():
-            self.inner._lock.release()
+            self.inner.release()
 
 
 class SemaphoreMachine(HeldMachine):
@@ -776,3 +794,60 @@ def run_machine(machine: type[Machine], kinds: tuple[str, str], **options: Any) 
 @pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: machine.__name__.removesuffix("Machine"))
 def test_against_a_model(machine: type[Machine], kinds: tuple[str, str]) -> None:
     run_machine(machine, kinds)
+
+
+def never_available(patches: pytest.MonkeyPatch) -> None:
+    """Whoever leaves the list of waiters passes nothing on."""
+    patches.setattr(_locks._LockBase, "_available", lambda self: False)
+
+
+def lose_invitations(patches: pytest.MonkeyPatch) -> None:
+    """Nobody is woken."""
+    patches.setattr(_waiting._Waiter, "_wake", lambda self: None)
+
+
+def out_of_turn(patches: pytest.MonkeyPatch) -> None:
+    """A green takes what is there although others came before it."""
+    patches.setattr(_waiting.Shared, "_attempt_in_turn", lambda self, waiter: self._attempt())
+
+
+def lock_not_taken_again(patches: pytest.MonkeyPatch) -> None:
+    """A wait on a condition that is cancelled twice ends without the lock."""
+    patches.setattr(_threading, "_restore", lambda condition, saved: condition._acquire_restore(saved))
+
+
+def release_cancelled(patches: pytest.MonkeyPatch) -> None:
+    """A release that has to wait for the lock inside is lost when it is cancelled there."""
+    patches.setattr(threading.Semaphore, "release", threading.Semaphore.release.__wrapped__)  # type: ignore[attr-defined]
+
+
+def notice_lost(patches: pytest.MonkeyPatch) -> None:
+    """A notice that chose a waiter which is then cancelled is lost with it."""
+    native = threading.Condition.notify
+
+    def notify(self: threading.Condition, n: int = 1) -> None:
+        if sys._getframe(1).f_code is not threading.Condition.wait.__code__:
+            native(self, n)
+
+    patches.setattr(threading.Condition, "notify", notify)
+
+
+@pytest.mark.parametrize(
+    ("plant", "machine"),
+    [
+        (never_available, LockMachine),
+        (lose_invitations, RLockMachine),
+        (lose_invitations, SimpleQueueMachine),
+        (out_of_turn, LockMachine),
+        (lock_not_taken_again, ConditionMachine),
+        (release_cancelled, SemaphoreMachine),
+        (notice_lost, ConditionMachine),
+        (notice_lost, QueueMachine),
+    ],
+)
+def test_a_planted_fault_is_found(
+    plant: Callable[[pytest.MonkeyPatch], None], machine: type[Machine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patches, pytest.raises((AssertionError, RuntimeError)):
+        plant(patches)
+        run_machine(machine, PAIRS[0], max_examples=1000, phases=[Phase.generate], report_multiple_bugs=False)
