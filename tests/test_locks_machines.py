@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, Phase, note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
@@ -47,6 +47,7 @@ TIMED_OUT = (False, queue.Empty, queue.Full)
 SHUT_DOWN = getattr(queue, "ShutDown", None)
 
 ACTORS = st.integers(0, 6)
+GREENS = st.integers(0, 3)
 HOWS = st.sampled_from([FOREVER, FOREVER, TIMED, NEVER])
 
 
@@ -126,28 +127,45 @@ class Machine(RuleBasedStateMachine):
     # Rules
 
     def order(self, actor: Actor, name: str, *args: Any) -> None:
-        if actor.busy:
-            return
+        note(f"{actor}: {name}{args}")
         actor.order(functools.partial(getattr(self, f"do_{name}"), actor, *args))
         if isinstance(actor, NativeActor):
             self.stage.rest()
             self.check_failures()
 
-    def by_number(self, number: int) -> Actor:
-        return self.stage.actors[number % len(self.stage.actors)]
+    def order_one(self, number: int, name: str, *args: Any) -> None:
+        """Order something of one of those that have nothing to do."""
+        idle = [actor for actor in self.stage.actors if not actor.busy]
+        if idle:
+            self.order(idle[number % len(idle)], name, *args)
 
     @rule(loop=st.integers(0, 1))
     def turn(self, loop: int) -> None:
         self.stage.turn(loop)
         self.check_failures()
 
-    @rule(number=st.integers(0, 3))
-    def cancel(self, number: int) -> None:
-        self.by_number(number).cancel()
+    @rule()
+    def turn_both(self) -> None:
+        self.turn(0)
+        self.turn(1)
 
-    @rule(number=st.integers(0, 3))
+    def busy_green(self, number: int) -> Actor | None:
+        busy = [actor for actor in self.stage.actors if actor.busy and isinstance(actor, GreenActor)]
+        return busy[number % len(busy)] if busy else None
+
+    @rule(number=GREENS)
+    def cancel(self, number: int) -> None:
+        actor = self.busy_green(number)
+        if actor is not None:
+            note(f"{actor}: cancel")
+            actor.cancel()
+
+    @rule(number=GREENS)
     def expire(self, number: int) -> None:
-        self.by_number(number).expire(self.move_clock)
+        actor = self.busy_green(number)
+        if actor is not None:
+            note(f"{actor}: expire")
+            actor.expire(self.move_clock)
 
     def move_clock(self) -> None:
         self.clock_moved += 1
@@ -246,11 +264,11 @@ class LockMachine(Machine):
 
     @rule(number=ACTORS, how=HOWS)
     def acquire(self, number: int, how: str) -> None:
-        self.order(self.by_number(number), "acquire", how)
+        self.order_one(number, "acquire", how)
 
     @rule(number=ACTORS)
     def release(self, number: int) -> None:
-        self.order(self.by_number(number), "release")
+        self.order_one(number, "release")
 
     def check_rest(self) -> None:
         assert self.lock.locked() == (self.holder is not None)
@@ -392,19 +410,19 @@ class ConditionMachine(Machine):
 
     @rule(number=ACTORS, how=HOWS)
     def wait(self, number: int, how: str) -> None:
-        self.order(self.by_number(number), "wait", how)
+        self.order_one(number, "wait", how)
 
     @rule(number=ACTORS, count=st.integers(0, 3))
     def notify(self, number: int, count: int) -> None:
-        self.order(self.by_number(number), "notify", count)
+        self.order_one(number, "notify", count)
 
     @rule(number=ACTORS)
     def hold(self, number: int) -> None:
-        self.order(self.by_number(number), "hold")
+        self.order_one(number, "hold")
 
     @rule(number=ACTORS)
     def release(self, number: int) -> None:
-        self.order(self.by_number(number), "release")
+        self.order_one(number, "release")
 
     def check_rest(self) -> None:
         if self.holder is not None:
@@ -473,7 +491,7 @@ class HeldMachine(Machine):
 
     @rule(number=ACTORS)
     def hold(self, number: int) -> None:
-        self.order(self.by_number(number), "hold")
+        self.order_one(number, "hold")
 
     def anybody(self) -> Actor | None:
         return next((actor for actor in self.stage.actors if not actor.busy), None)
@@ -530,11 +548,11 @@ class SemaphoreMachine(HeldMachine):
 
     @rule(number=ACTORS, how=HOWS)
     def acquire(self, number: int, how: str) -> None:
-        self.order(self.by_number(number), "acquire", how)
+        self.order_one(number, "acquire", how)
 
     @rule(number=ACTORS, count=st.integers(1, 3))
     def release(self, number: int, count: int) -> None:
-        self.order(self.by_number(number), "release", count)
+        self.order_one(number, "release", count)
 
     def check_rest(self) -> None:
         if self.holder is not None:
@@ -635,19 +653,19 @@ class QueueMachine(HeldMachine):
 
     @rule(number=ACTORS, how=HOWS)
     def put(self, number: int, how: str) -> None:
-        self.order(self.by_number(number), "put", how)
+        self.order_one(number, "put", how)
 
     @rule(number=ACTORS, how=HOWS)
     def get(self, number: int, how: str) -> None:
-        self.order(self.by_number(number), "get", how)
+        self.order_one(number, "get", how)
 
     @rule(number=ACTORS)
     def task_done(self, number: int) -> None:
-        self.order(self.by_number(number), "task_done")
+        self.order_one(number, "task_done")
 
     @rule(number=ACTORS)
     def join(self, number: int) -> None:
-        self.order(self.by_number(number), "join")
+        self.order_one(number, "join")
 
     def waiting_in(self, condition: threading.Condition) -> int:
         return len(condition._waiters)  # type: ignore[attr-defined]
@@ -682,8 +700,9 @@ class QueueMachine(HeldMachine):
             for turn in list(condition._waiters):  # type: ignore[attr-defined]
                 if turn.locked():
                     turn.release()
-        self.items[:] = self.items[:1]
-        self.queue.queue[:1] = self.items or [0]  # type: ignore[index]
+        self.items[:] = [0]
+        self.queue.queue.clear()  # type: ignore[attr-defined]
+        self.queue.queue.append(0)  # type: ignore[attr-defined]
 
 
 class LifoQueueMachine(QueueMachine):
@@ -735,11 +754,11 @@ class SimpleQueueMachine(Machine):
 
     @rule(number=ACTORS)
     def put(self, number: int) -> None:
-        self.order(self.by_number(number), "put")
+        self.order_one(number, "put")
 
     @rule(number=ACTORS, how=HOWS)
     def get(self, number: int, how: str) -> None:
-        self.order(self.by_number(number), "get", how)
+        self.order_one(number, "get", how)
 
     def check_rest(self) -> None:
         left = len(self.put_items) - len(self.got)
@@ -781,7 +800,7 @@ def run_machine(machine: type[Machine], kinds: tuple[str, str], **options: Any) 
         "database": None,
         "deadline": None,
         "derandomize": "GREENIO_FUZZ_ROUNDS" not in os.environ,
-        "max_examples": 2 * ROUNDS,
+        "max_examples": 3 * ROUNDS,
         "stateful_step_count": 40,
         "suppress_health_check": list(HealthCheck),
         **options,
