@@ -44,7 +44,8 @@ FOREVER, TIMED, NEVER = "forever", "timed", "never"
 """How long a call waits."""
 
 TIMED_OUT = (False, queue.Empty, queue.Full)
-SHUT_DOWN = getattr(queue, "ShutDown", None)
+SHUT_DOWN: type[Exception] = getattr(queue, "ShutDown", queue.Empty)
+"""New in 3.13."""
 
 ACTORS = st.integers(0, 6)
 GREENS = st.integers(0, 3)
@@ -85,7 +86,7 @@ class Machine(RuleBasedStateMachine):
             self.pending[actor] = number, how, self.clock_moved
         try:
             result = fn(*args)
-        except (queue.Empty, queue.Full, *([SHUT_DOWN] if SHUT_DOWN else [])) as error:
+        except (queue.Empty, queue.Full, SHUT_DOWN) as error:
             result = type(error)
         except CancelledError:
             result = CANCELLED
@@ -719,6 +720,35 @@ class PriorityQueueMachine(QueueMachine):
         return min(self.items)
 
 
+class ShutDownMachine(QueueMachine):
+    """`queue.Queue` that is shut down one day."""
+
+    is_shut = False
+
+    def do_shutdown(self, actor: Actor, immediate: bool) -> None:
+        if self.is_holding(actor):
+            return
+
+        def then(result: object) -> None:
+            if result is None:
+                self.is_shut = True
+                for item in [item for item, taker in self.taken.items() if taker is actor]:
+                    del self.taken[item]
+                    self.undone -= 1
+
+        shutdown: Any = self.queue.shutdown  # type: ignore[attr-defined]
+        self.attempt(actor, FOREVER, shutdown, immediate, then=then)
+
+    @rule(number=ACTORS, immediate=st.booleans())
+    def shutdown(self, number: int, immediate: bool) -> None:
+        self.order_one(number, "shutdown", immediate)
+
+    def check_rest(self) -> None:
+        super().check_rest()
+        if self.is_shut and self.holder is None:
+            assert not self.waiting_in(self.queue.not_empty) + self.waiting_in(self.queue.not_full)
+
+
 class SimpleQueueMachine(Machine):
     """`queue.SimpleQueue`."""
 
@@ -792,6 +822,8 @@ MACHINES = [
     PriorityQueueMachine,
     SimpleQueueMachine,
 ]
+if hasattr(queue, "ShutDown"):
+    MACHINES.append(ShutDownMachine)
 
 
 def run_machine(machine: type[Machine], kinds: tuple[str, str], **options: Any) -> None:
