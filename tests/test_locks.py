@@ -274,6 +274,22 @@ class TestOwner:
 
         arun(main)
 
+    def test_repr_when_its_owner_had_to_wait_for_it(self, arun):
+        """A green's repr shows what it waits for: that must not show its owner in full again."""
+
+        async def main():
+            lock, seen = threading.RLock(), []
+
+            def work():
+                with lock:
+                    seen.append(repr(lock))
+                    time.sleep(0.001)
+
+            await asyncio.gather(*(to_greenlet(work) for _ in range(2)))
+            assert all(shown.startswith("<locked _thread.RLock object owner=<Green at 0x") for shown in seen)
+
+        arun(main)
+
     def test_native_code_is_told_that_it_would_wait_for_its_own_thread(self, arun):
         async def main():
             lock = threading.RLock()
