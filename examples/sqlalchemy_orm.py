@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,12 +29,12 @@ class Base(DeclarativeBase):
 
 
 class Customer(Base):
-    __tablename__ = "greenio_example_customers"
+    __tablename__ = f"greenio_example_customers_{os.getpid()}"
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
 
 
 class Order(Base):
-    __tablename__ = "greenio_example_orders"
+    __tablename__ = f"greenio_example_orders_{os.getpid()}"
     id: Mapped[int] = mapped_column(primary_key=True)
     customer: Mapped[int] = mapped_column(ForeignKey(Customer.id))
     amount: Mapped[int]
