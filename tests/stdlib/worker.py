@@ -36,7 +36,7 @@ TICK = 0.02
 GRACE = 20.0
 """Seconds that a test which was cancelled may take to end."""
 
-RESOURCES = ("audio", "gui", "largefile", "network", "tzdata", "urlfetch", "walltime", "extralargefile")
+RESOURCES = ("audio", "gui", "largefile", "tzdata", "urlfetch", "walltime", "extralargefile")
 """What the machine may not have, or a test-suite cannot wait for: tests that ask for it are skipped."""
 
 
