@@ -22,7 +22,9 @@ def no_leaks() -> None:
 @pytest.fixture(scope="session")
 def reports(request: pytest.FixtureRequest) -> Iterator[Callable[[Module, str], Report]]:
     """Start all that was selected, slow modules first, and look up what came of one."""
-    jobs = [item.callspec.params for item in request.session.items if "stdlib_module" in getattr(item, "fixturenames", ())]
+    jobs = [
+        item.callspec.params for item in request.session.items if "stdlib_module" in getattr(item, "fixturenames", ())
+    ]
     jobs.sort(key=lambda job: -job["stdlib_module"].weight)
     running: dict[tuple[str, str], Future[Report]] = {}
     with ThreadPoolExecutor(os.cpu_count()) as pool:

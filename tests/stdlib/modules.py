@@ -1,4 +1,4 @@
-"""Which of CPython's test modules are run, in which modes, and which of their tests are left out, each with its reason."""
+"""Which of CPython's test modules are run, in which modes, and which of their tests are left out, and why."""
 
 from __future__ import annotations
 

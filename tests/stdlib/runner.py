@@ -202,9 +202,7 @@ def judge(module: Module, mode: str, *, ci: bool = False, full: bool = False) ->
 def _to_compare(run: Run, mode: str) -> list[str]:
     """List the tests that are run unpatched as well: those that did not simply pass."""
     skips = set(run.static_skips)
-    return [
-        test for test in (*run.results, *run.unfinished) if run.outcome(test) != "ok" and test not in skips
-    ]
+    return [test for test in (*run.results, *run.unfinished) if run.outcome(test) != "ok" and test not in skips]
 
 
 def _compare(

@@ -252,6 +252,8 @@ def run_green(suite: unittest.TestSuite, result: Result, progress: Progress, opt
                     os._exit(1)
 
     async def main() -> None:
+        # Tests count threads; those of the loop's executor are not to appear in the midst of one.
+        await asyncio.get_running_loop().run_in_executor(None, int)
         running = asyncio.ensure_future(greenio.to_greenlet(run_suite, suite, result))
         watcher = asyncio.ensure_future(watch(running))
         greenlet.settrace(count)
@@ -315,9 +317,7 @@ def main() -> None:
     tests = list(each_test(suite))
     records.write(collected=[test.id() for test in tests], skipped=[test.id() for test in tests if is_skipped(test)])
     only = [name for entry in options.only for name in _expand(entry)]
-    suite = select(
-        suite, lambda name: (not only or matches(name, only)) and not matches(name, options.without)
-    )
+    suite = select(suite, lambda name: (not only or matches(name, only)) and not matches(name, options.without))
     progress = Progress()
     result = Result(records, progress)
     if options.loop:
