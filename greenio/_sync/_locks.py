@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import sys
 from typing import Any, NoReturn
 
 from .. import _original
@@ -121,6 +122,22 @@ class Lock(_LockBase):
         return f"<{'locked' if self.locked() else 'unlocked'} _thread.lock object at {id(self):#x}>"
 
 
+if sys.version_info < (3, 13):
+
+    class _Allocated(Lock):
+        """The type of a lock, where it is not what makes one: there `threading.Lock` is a function."""
+
+        __slots__ = ()
+
+    def _new_lock(cls: type[Lock]) -> Lock:
+        if cls is not Lock:
+            raise TypeError("cannot create '_thread.lock' instances")
+        return object.__new__(_Allocated)
+
+    Lock.__new__ = _new_lock  # type: ignore[method-assign, assignment]
+    _Allocated.__module__, _Allocated.__name__, _Allocated.__qualname__ = "_thread", "lock", "lock"
+
+
 class RLock(_LockBase):
     """A lock that its owner may take again: a green, or in native code a thread. `threading.RLock` says the rest."""
 
@@ -221,6 +238,10 @@ class RLock(_LockBase):
         shown = owner if isinstance(owner, int) else 0 if owner is None else repr(owner)
         state = "locked" if self._lock.locked() else "unlocked"
         return f"<{state} _thread.RLock object owner={shown} count={self._count} at {id(self):#x}>"
+
+
+Lock.__module__ = RLock.__module__ = "_thread"
+Lock.__qualname__ = "allocate_lock"  # where pickle looks for it: there it is found, patched or not
 
 
 def _identity() -> Green | int:

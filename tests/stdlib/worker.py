@@ -78,9 +78,14 @@ class Records:
 
 
 class Progress:
-    """What runs at the moment, and how long the loop has stood still meanwhile."""
+    """What runs at the moment, and how long the loop has stood still meanwhile.
 
-    def __init__(self) -> None:
+    Attributes:
+        watched: Whether there is a loop.
+    """
+
+    def __init__(self, watched: bool) -> None:
+        self.watched = watched
         self.test = ""
         self.started = time.monotonic()
         self.clock = Clock()
@@ -132,7 +137,7 @@ class Result(unittest.TestResult):
             outcome=outcome,
             detail=detail[-6000:],
             seconds=round(progress.running(), 3),
-            stall=round(progress.stall, 3),
+            stall=round(progress.stall, 3) if progress.watched else 0,
             parks=progress.parks,
         )
 
@@ -318,7 +323,7 @@ def main() -> None:
     records.write(collected=[test.id() for test in tests], skipped=[test.id() for test in tests if is_skipped(test)])
     only = [name for entry in options.only for name in _expand(entry)]
     suite = select(suite, lambda name: (not only or matches(name, only)) and not matches(name, options.without))
-    progress = Progress()
+    progress = Progress(watched=bool(options.loop))
     result = Result(records, progress)
     if options.loop:
         run_green(suite, result, progress, options)
