@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import sys
+import warnings
 from typing import Any, NoReturn
 
 from .. import _original
@@ -14,6 +15,9 @@ __all__ = ["Lock", "RLock"]
 
 _allocate = _original.allocate_lock
 _get_ident = _original.get_ident
+
+_RLOCK_WARNS = sys.version_info >= (3, 13)
+"""Whether `RLock`, which ignores what it is given, says so."""
 
 
 class _LockType(type):
@@ -145,7 +149,10 @@ class RLock(_LockBase):
 
     _native = _original.RLock
 
-    def __init__(self) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        if _RLOCK_WARNS and (args or kwargs):
+            text = "Passing arguments to RLock is deprecated and will be removed in 3.15"
+            warnings.warn(text, DeprecationWarning, stacklevel=2)
         super().__init__()
         self._owner: Green | int | None = None
         self._count = 0
@@ -241,7 +248,7 @@ class RLock(_LockBase):
 
 
 Lock.__module__ = RLock.__module__ = "_thread"
-Lock.__qualname__ = "allocate_lock"  # where pickle looks for it: there it is found, patched or not
+Lock.__name__, Lock.__qualname__ = "lock", "allocate_lock"  # as shown; and where pickle finds it, patched or not
 
 
 def _identity() -> Green | int:
