@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib.util import find_spec
 
-__all__ = ["LEFT_OUT", "MODULES", "NOT_IN_CI", "Module", "Omission", "omitted"]
+__all__ = ["LEFT_OUT", "MODULES", "NOT_IN_CI", "Module", "Omission", "chosen", "omitted"]
 
 DEFAULT = (3, 11)
 """The version whose CI run is the full one. The others run the core."""
@@ -22,7 +23,9 @@ class Module:
         core: Whether CI runs it on every version.
         ci: Whether CI runs it at all.
         limit: Seconds for one run, on a loaded machine.
+        test_limit: Seconds for one test, before it is cancelled if it is green.
         weight: Seconds that one run takes about; the slow ones are started first.
+        package: Where it is found.
     """
 
     name: str
@@ -30,7 +33,18 @@ class Module:
     core: bool = False
     ci: bool = True
     limit: float = 600.0
+    test_limit: float = 60.0
     weight: float = 5.0
+    package: str = "test"
+
+    @property
+    def full_name(self) -> str:
+        """The name by which it is imported."""
+        return f"{self.package}.{self.name}"
+
+    def exists(self) -> bool:
+        """Tell whether this interpreter ships it."""
+        return find_spec(self.full_name) is not None
 
 
 MODULES = (

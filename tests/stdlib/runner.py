@@ -26,10 +26,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .known_failures import Known, known
+from .known_failures import known
 from .modules import Module, chosen, omitted
 
-__all__ = ["MODES", "Report", "has_module", "judge"]
+__all__ = ["MODES", "Report", "judge"]
 
 WORKER = Path(__file__).with_name("worker.py")
 MODES = ("N", "G-asyncio", "G-uvloop")
@@ -39,7 +39,7 @@ STALL = 0.5
 """Seconds that a loop may stand still for no reason: less than the shortest wait in the tests that matters."""
 
 ATTEMPTS = 3
-"""How often a test is run, alone, before it counts as failed: some of CPython's own fail on a busy machine."""
+"""How often a test is run before it counts as failed."""
 
 
 @dataclass
@@ -107,6 +107,13 @@ class Report:
     flaky: list[str] = field(default_factory=list)
     expected: list[str] = field(default_factory=list)
 
+    def count(self, run: Run) -> None:
+        """Take the figures of a run."""
+        records = run.results.values()
+        self.tests = len(records)
+        self.skipped = sum(record["outcome"] == "skip" for record in records)
+        self.parks = sum(record["parks"] for record in records)
+
     def __str__(self) -> str:
         counts = f"{self.tests} tests, {self.skipped} skipped, {self.parks} parks, {self.seconds:.0f} s"
         more = [f"{len(self.problems)} problems"] if self.problems else []
@@ -115,26 +122,18 @@ class Report:
         return "; ".join([f"{self.module} {self.mode}: {counts}", *more])
 
 
-def has_module(name: str) -> bool:
-    """Tell whether this interpreter ships a test module."""
-    import test
-
-    root = Path(next(iter(test.__path__)))
-    return (root / f"{name}.py").exists() or (root / name / "__init__.py").exists()
-
-
 def execute(module: Module, mode: str, *, patch: bool, ci: bool, only: list[str] | None = None) -> Run:
     """Run a module, or some of its tests, in a process of its own."""
-    command = [sys.executable, str(WORKER), module.name]
+    command = [sys.executable, str(WORKER), module.full_name]
     with tempfile.TemporaryDirectory(prefix="greenio-") as scratch:
         output = Path(scratch, "results.jsonl")
-        command += [str(output), f"--limit={module.limit}"]
+        command += [str(output), f"--limit={module.limit}", f"--test-limit={module.test_limit}"]
         command += ["--patch"] if patch else []
         command += [f"--loop={mode.partition('-')[2]}"] if patch and mode != "N" else []
         command += [f"--without={name}" for name in omitted(mode, ci)]
         if only is not None:
             listed = Path(scratch, "only")
-            listed.write_text("\n".join(only or ["-"]))
+            listed.write_text("\n".join(_owner(name) for name in only or ["-"]))
             command.append(f"--only=@{listed}")
         directory = Path(scratch, "work")
         directory.mkdir()
@@ -142,6 +141,12 @@ def execute(module: Module, mode: str, *, patch: bool, ci: bool, only: list[str]
         with errors.open("wb") as stream:
             _call(command, directory, stream, module.limit + 60)
         return read(output, errors.read_text(errors="replace"))
+
+
+def _owner(name: str) -> str:
+    """Tell what has to be run for a result: that of `setUpClass (a.B)` takes all of a.B."""
+    fixture, _, owner = name.partition(" (")
+    return owner.rstrip(")") if fixture in ("setUpClass", "tearDownClass", "setUpModule", "tearDownModule") else name
 
 
 def _call(command: list[str], directory: Path, stream: Any, limit: float) -> None:
@@ -175,59 +180,67 @@ def read(output: Path, errors: str) -> Run:
 
 
 def judge(module: Module, mode: str, *, ci: bool = False, full: bool = False) -> Report:
-    """Run a module in a mode, and compare it with the unpatched run."""
+    """Run a module in a mode, and compare it with the unpatched run.
+
+    Args:
+        module: The module.
+        mode: One of MODES.
+        ci: Leave out what CI leaves out.
+        full: Run the whole module unpatched, and not just what did not pass.
+    """
     began = time.monotonic()
     report = Report(module.name, mode)
-    expected = known(mode)
     run = execute(module, mode, patch=True, ci=ci)
-    report.tests = len(run.results)
-    report.skipped = sum(record["outcome"] == "skip" for record in run.results.values())
-    report.parks = sum(record["parks"] for record in run.results.values())
-    asked = [] if full else _to_compare(run, mode)
-    native = execute(module, mode, patch=False, ci=ci, only=None if full else asked)
+    native = execute(module, mode, patch=False, ci=ci, only=None if full else _not_passed(run))
+    report.count(run)
     if not run.ended:
         report.problems[module.name] = f"did not end; unfinished: {run.unfinished}\n{run.errors[-6000:]}"
-    if sorted(run.collected) != sorted(native.collected):
+    elif sorted(run.collected) != sorted(native.collected):
         odd = set(run.collected).symmetric_difference(native.collected)
-        report.problems[module.name] = f"other tests were collected: {sorted(odd)}"
-    for test in sorted({*run.results, *run.unfinished, *(native.results if full else ())}):
-        _compare(report, module, mode, run, native, test, expected.get(test), ci)
+        report.problems[module.name] = f"{len(odd)} tests were collected only here or there: {sorted(odd)[:5]}"
+    tests = {*run.results, *run.unfinished, *(native.results if full else ())}
+    different = sorted(test for test in tests if run.outcome(test) != _there(native, test))
+    expected = known(mode)
+    report.expected = [test for test in different if test in expected]
+    left = _different_again(module, mode, ci, [test for test in different if test not in expected])
+    report.flaky = [test for test in different if test not in expected and test not in left]
+    for test in left:
+        parks = run.results.get(test, {}).get("parks", 0)
+        there = _there(native, test)
+        report.problems[test] = f"{run.outcome(test)} ({there} unpatched; {parks} parks)\n{run.detail(test)}"
     for test in expected:
-        if test in run.results and test not in report.expected and test not in report.flaky:
+        if test in run.results and test not in different:
             report.problems[test] = "a known failure passes: take it off the list"
     report.seconds = time.monotonic() - began
     return report
 
 
-def _to_compare(run: Run, mode: str) -> list[str]:
-    """List the tests that are run unpatched as well: those that did not simply pass."""
-    skips = set(run.static_skips)
-    return [test for test in (*run.results, *run.unfinished) if run.outcome(test) != "ok" and test not in skips]
+def _not_passed(run: Run) -> list[str]:
+    """List the tests that are run unpatched as well: those that did not simply pass, nor skip by a decorator."""
+    tests = (*run.results, *run.unfinished)
+    return [test for test in tests if run.outcome(test) != "ok" and test not in run.static_skips]
 
 
-def _compare(
-    report: Report, module: Module, mode: str, run: Run, native: Run, test: str, expected: Known | None, ci: bool
-) -> None:
-    outcome = run.outcome(test)
-    there = native.outcome(test)
-    if there == "not run":
-        there = "skip" if test in native.static_skips else "ok"
-    if outcome == there:
-        return
-    if expected is not None:
-        report.expected.append(test)
-        return
+def _there(native: Run, test: str) -> str:
+    """Tell what became of a test unpatched; what was not run there is what passed here, or a decorator skips."""
+    outcome = native.outcome(test)
+    if outcome != "not run":
+        return outcome
+    return "skip" if test in native.static_skips else "ok"
+
+
+def _different_again(module: Module, mode: str, ci: bool, tests: list[str]) -> list[str]:
+    """Run tests again, without the rest of the module, and list those that differ each time.
+
+    Some of CPython's own fail now and then, and all that watch a clock do on a busy machine.
+    """
     for _ in range(ATTEMPTS - 1):
-        again = execute(module, mode, patch=True, ci=ci, only=[test])
-        if again.outcome(test) == there:
-            report.flaky.append(test)
-            return
-    native_again = execute(module, mode, patch=False, ci=ci, only=[test])
-    if native_again.outcome(test) == outcome:
-        report.flaky.append(test)
-        return
-    parks = run.results.get(test, {}).get("parks", 0)
-    report.problems[test] = f"{outcome} ({there} unpatched; {parks} parks)\n{run.detail(test)}"
+        if not tests:
+            return []
+        run = execute(module, mode, patch=True, ci=ci, only=tests)
+        native = execute(module, mode, patch=False, ci=ci, only=tests)
+        tests = [test for test in tests if run.outcome(test) != native.outcome(test)]
+    return tests
 
 
 def parse() -> argparse.Namespace:
@@ -247,7 +260,7 @@ def main() -> int:
     jobs = [
         (module, mode)
         for module in wanted
-        if has_module(module.name)
+        if module.exists()
         for mode in options.mode or MODES
         if mode == "N" or module.green
     ]

@@ -8,12 +8,12 @@ import pytest
 
 from .conftest import EVERYTHING
 from .modules import Module, chosen
-from .runner import MODES, Report, has_module
+from .runner import MODES, Report
 
 CASES = [
     pytest.param(module, mode, id=f"{module.name}-{mode}")
     for module in chosen(ci=not EVERYTHING)
-    if has_module(module.name)
+    if module.exists()
     for mode in MODES
     if mode == "N" or module.green
 ]

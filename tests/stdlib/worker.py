@@ -1,6 +1,6 @@
 """One test module of CPython's own, run in this process: patched or not, green or not. A line of JSON for each result.
 
-    python tests/stdlib/worker.py test_socket OUTPUT --patch --loop uvloop
+    python tests/stdlib/worker.py test.test_socket OUTPUT --patch --loop uvloop
 
 The runner starts it, in an empty directory. A test that takes too long is cancelled if it is parked in green code; one
 that does not end at all takes the process with it, and its stack goes to stderr.
@@ -214,7 +214,7 @@ def load(module: str) -> unittest.TestSuite:
     prepare_support()
     # As test.libregrtest does: by the module object, so that load_tests() is asked.
     loader = unittest.TestLoader()
-    suite = loader.loadTestsFromModule(importlib.import_module(f"test.{module}"))
+    suite = loader.loadTestsFromModule(importlib.import_module(module))
     if loader.errors:
         raise ImportError("\n".join(map(str, loader.errors)))
     return suite
