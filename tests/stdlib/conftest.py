@@ -13,6 +13,9 @@ from .runner import Report, judge
 
 EVERYTHING = os.environ.get("GREENIO_STDLIB") == "all"
 
+JOBS = 2 * (os.cpu_count() or 1)
+"""Most of these tests wait for most of their time."""
+
 
 @pytest.fixture(autouse=True)
 def no_leaks() -> None:
@@ -27,7 +30,7 @@ def reports(request: pytest.FixtureRequest) -> Iterator[Callable[[Module, str], 
     ]
     jobs.sort(key=lambda job: -job["stdlib_module"].weight)
     running: dict[tuple[str, str], Future[Report]] = {}
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(JOBS) as pool:
         for job in jobs:
             module, mode = job["stdlib_module"], job["mode"]
             running[module.name, mode] = pool.submit(judge, module, mode, ci=not EVERYTHING, full=EVERYTHING)

@@ -19,6 +19,7 @@ CASES = [
 ]
 
 
+@pytest.mark.stdlib
 @pytest.mark.timeout(3600)  # it waits for its turn; each process has a limit of its own
 @pytest.mark.parametrize(("stdlib_module", "mode"), CASES)
 def test_module(stdlib_module: Module, mode: str, reports: Callable[[Module, str], Report]) -> None:
