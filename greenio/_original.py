@@ -35,6 +35,7 @@ __all__ = [
     "kevent",
     "kqueue",
     "local",
+    "main_thread",
     "monotonic",
     "new_event_loop",
     "poll",
@@ -77,6 +78,7 @@ start_new_thread = _thread.start_new_thread
 current_thread = threading.current_thread
 get_ident = threading.get_ident
 local = threading.local
+main_thread = threading.main_thread
 
 Empty = _queue.Empty
 SimpleQueue = _queue.SimpleQueue

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, NoReturn
 
 from . import _original
-from ._patches import _dns, _select, _selectors, _socket, _threading, _time
+from ._patches import _dns, _fcntl, _select, _selectors, _signal, _socket, _threading, _time
 from ._patches._references import Exchange, Reference, Sought, Swap, exchange, find_holders, find_instances
 from ._patches._table import Group, Patch
 
@@ -27,8 +27,10 @@ __all__ = [
     "original",
     "patch_all",
     "patch_dns",
+    "patch_fcntl",
     "patch_select",
     "patch_selectors",
+    "patch_signal",
     "patch_socket",
     "patch_ssl",
     "patch_threading",
@@ -55,6 +57,8 @@ _GROUPS: dict[str, Group] = {
         _SSL,
         _select.GROUP,
         _selectors.GROUP,
+        _fcntl.GROUP,
+        _signal.GROUP,
     )
 }
 
@@ -149,8 +153,10 @@ def patch_all(
     socket: bool = True,
     ssl: bool = True,
     dns: bool = True,
+    fcntl: bool = True,
     select: bool = True,
     selectors: bool = True,
+    signal: bool = True,
     threading: bool = True,
     time: bool = True,
     **unknown: NoReturn,
@@ -161,8 +167,10 @@ def patch_all(
         socket: `socket.socket` and its methods.
         ssl: `ssl.SSLSocket` and its methods.
         dns: The name look-ups of `socket`.
+        fcntl: `fcntl.flock`, `lockf`, and `fcntl` where it waits for a lock.
         select: `select.select`, `poll`, `epoll`.
         selectors: Every class of `selectors`.
+        signal: `signal.sigwait` and the like, and `signal.pause`.
         threading: Locks, conditions and queues of `threading` and `queue`, and `Thread.join`.
         time: `time.sleep`.
         **unknown: There are no others.
@@ -176,8 +184,10 @@ def patch_all(
         "socket": socket,
         "ssl": ssl,
         "dns": dns,
+        "fcntl": fcntl,
         "select": select,
         "selectors": selectors,
+        "signal": signal,
         "threading": threading,
         "time": time,
     }
@@ -199,6 +209,11 @@ def patch_dns() -> None:
     _patch(["dns"])
 
 
+def patch_fcntl() -> None:
+    """Patch the file locks of `fcntl`: the group "fcntl". Never parks."""
+    _patch(["fcntl"])
+
+
 def patch_select() -> None:
     """Patch `select.select`, `poll` and `epoll`: the group "select". Never parks."""
     _patch(["select"])
@@ -207,6 +222,11 @@ def patch_select() -> None:
 def patch_selectors() -> None:
     """Patch the classes of `selectors`: the group "selectors". Never parks."""
     _patch(["selectors"])
+
+
+def patch_signal() -> None:
+    """Patch `signal.sigwait`, `sigwaitinfo`, `sigtimedwait` and `pause`: the group "signal". Never parks."""
+    _patch(["signal"])
 
 
 def patch_threading() -> None:

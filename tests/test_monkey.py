@@ -196,7 +196,7 @@ class TestAllOrNothing:
         monkeypatch.setitem(monkey._GROUPS, "select", group)
         before = snapshot()
         for call in (monkey.patch_all, monkey.patch_select, monkey.patched("select").__enter__):
-            with pytest.raises(RuntimeError, match="there is no select here.*select=False.*dns, select, .*time"):
+            with pytest.raises(RuntimeError, match="there is no select here.*select=False.*dns, fcntl, .*time"):
                 call()
         assert snapshot() == before
         monkey.patch_all(select=False)
@@ -214,7 +214,7 @@ class TestAllOrNothing:
     )
     def test_group_that_is_unknown(self, call):
         with pytest.raises(
-            ValueError, match="'queue'; the groups are dns, select, selectors, socket, ssl, threading, time"
+            ValueError, match="'queue'; the groups are dns, fcntl, .* time"
         ):
             call()
         assert not monkey.report().patched
@@ -586,7 +586,7 @@ class TestLookingUp:
 
     @pytest.mark.parametrize("name", ["nonsense", "time.time", "socket.socket", ""])
     def test_is_patched_of_what_never_is(self, name):
-        with pytest.raises(ValueError, match="the groups are dns, select"):
+        with pytest.raises(ValueError, match="the groups are dns, fcntl"):
             monkey.is_patched(name)
 
     @pytest.mark.parametrize("name", sorted(patch.target for patch in PATCHES))
