@@ -10,13 +10,16 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import sys
 import types
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any, NoReturn
 
 from . import _original
-from ._patches import _dns, _fcntl, _select, _selectors, _signal, _socket, _threading, _time
+from ._patches import _dns, _fcntl, _multiprocessing, _select, _selectors, _signal, _socket, _threading, _time
+from ._patches._late import await_module, stop_awaiting
 from ._patches._references import Exchange, Reference, Sought, Swap, exchange, find_holders, find_instances
 from ._patches._table import Group, Patch
 
@@ -28,6 +31,7 @@ __all__ = [
     "patch_all",
     "patch_dns",
     "patch_fcntl",
+    "patch_multiprocessing",
     "patch_select",
     "patch_selectors",
     "patch_signal",
@@ -59,6 +63,7 @@ _GROUPS: dict[str, Group] = {
         _selectors.GROUP,
         _fcntl.GROUP,
         _signal.GROUP,
+        _multiprocessing.GROUP,
     )
 }
 
@@ -154,6 +159,7 @@ def patch_all(
     ssl: bool = True,
     dns: bool = True,
     fcntl: bool = True,
+    multiprocessing: bool = True,
     select: bool = True,
     selectors: bool = True,
     signal: bool = True,
@@ -168,6 +174,7 @@ def patch_all(
         ssl: `ssl.SSLSocket` and its methods.
         dns: The name look-ups of `socket`.
         fcntl: `fcntl.flock`, `lockf`, and `fcntl` where it waits for a lock.
+        multiprocessing: Processes, connections and semaphores of `multiprocessing`, as soon as it is imported.
         select: `select.select`, `poll`, `epoll`.
         selectors: Every class of `selectors`.
         signal: `signal.sigwait` and the like, and `signal.pause`.
@@ -185,6 +192,7 @@ def patch_all(
         "ssl": ssl,
         "dns": dns,
         "fcntl": fcntl,
+        "multiprocessing": multiprocessing,
         "select": select,
         "selectors": selectors,
         "signal": signal,
@@ -212,6 +220,11 @@ def patch_dns() -> None:
 def patch_fcntl() -> None:
     """Patch the file locks of `fcntl`: the group "fcntl". Never parks."""
     _patch(["fcntl"])
+
+
+def patch_multiprocessing() -> None:
+    """Patch what waits in `multiprocessing`, as soon as it is imported: the group "multiprocessing". Never parks."""
+    _patch(["multiprocessing"])
 
 
 def patch_select() -> None:
@@ -264,7 +277,9 @@ def patched(*groups: str, **choices: bool) -> Iterator[None]:
         ValueError: A group is unknown. Nothing was patched.
     """
     _check_names([*groups, *choices])
-    names = [name for name in _GROUPS if choices.get(name, name in groups or not groups)]
+    names = [
+        name for name, group in _GROUPS.items() if choices.get(name, name in groups or not (groups or group.optional))
+    ]
     held = _patch(names, for_block=True)
     try:
         yield
@@ -281,7 +296,7 @@ def is_patched(name: str) -> bool:
     if name in _GROUPS:
         return name in _applied
     for group in _GROUPS.values():
-        if any(patch.target == name for patch in group.patches):
+        if any(patch.target == name for patch in group.loaded()):
             return group.name in _applied
     raise ValueError(f"nothing named {name!r} is ever patched; the groups are {_choices()}, and report() lists names")
 
@@ -349,7 +364,7 @@ def _native_of(target: str) -> Any:
 
 def _own_classes() -> set[int]:
     """Look up the ids of classes that are patched, or stand in for others: their group knows what they may hold."""
-    patches = [patch for group in _GROUPS.values() for patch in group.patches]
+    patches = [patch for group in _GROUPS.values() for patch in group.loaded()]
     return {id(value) for patch in patches for value in (patch.owner, patch.green) if isinstance(value, type)}
 
 
@@ -373,6 +388,8 @@ def _patch(names: list[str], for_block: bool = False) -> list[_AppliedGroup]:
     with _lock:
         fresh = [_AppliedGroup(_GROUPS[name]) for name in names if name not in _applied]
         try:
+            for applied in fresh:
+                _await_modules(applied)
             _put_on(fresh)
         except BaseException:
             _restore(fresh)
@@ -387,7 +404,7 @@ def _patch(names: list[str], for_block: bool = False) -> list[_AppliedGroup]:
 
 def _put_on(groups: list[_AppliedGroup]) -> None:
     for applied in groups:
-        for patch in applied.group.patches:
+        for patch in applied.group.loaded():
             own = vars(patch.owner).get(patch.name, _ABSENT)
             applied.names.append(_Applied(patch, own, getattr(patch.owner, patch.name)))
             setattr(patch.owner, patch.name, patch.green)
@@ -395,6 +412,30 @@ def _put_on(groups: list[_AppliedGroup]) -> None:
     swaps = [_swap_for(item) for applied in groups for item in applied.names if _has_references(item)]
     for done in exchange(swaps, _PINNED, _own_classes()):
         targets[done.reference.native].exchanged.append(done)
+    for applied in groups:
+        applied.group.reach()
+
+
+def _await_modules(applied: _AppliedGroup) -> None:
+    """Have what is imported later patched then."""
+    for name, make in applied.group.late.items():
+        if name not in sys.modules:
+            await_module(name, partial(_put_on_late, applied, make))
+
+
+def _put_on_late(applied: _AppliedGroup, make: Callable[[Any], tuple[Patch, ...]], module: types.ModuleType) -> None:
+    with _lock:
+        if _applied.get(applied.group.name) is not applied:
+            return
+        stop_awaiting([module.__name__])
+        part = _AppliedGroup(replace(applied.group, patches=make(module), late={}, undo=lambda: None))
+        try:
+            _put_on([part])
+        except BaseException:
+            _restore([part])
+            raise
+        applied.names += part.names
+        applied.exchanged += part.exchanged
 
 
 def _swap_for(item: _Applied) -> Swap:
@@ -420,6 +461,7 @@ def _restore(groups: list[_AppliedGroup]) -> None:
     with contextlib.ExitStack() as undone:  # every step is tried, whatever happens in the others
         for applied in groups:
             undone.callback(applied.group.undo)
+            undone.callback(stop_awaiting, applied.group.late)
         items = [item for applied in groups for item in applied.names]
         undone.callback(_exchange_back, [item for item in items if _has_references(item)])
         for item in items:

@@ -20,7 +20,7 @@ import uvloop
 import greenio
 from greenio import _core, monkey
 
-GROUPS = ["dns", "fcntl", "select", "selectors", "signal", "socket", "ssl", "threading", "time"]
+GROUPS = ["dns", "fcntl", "multiprocessing", "select", "selectors", "signal", "socket", "ssl", "threading", "time"]
 KINDS = ["asyncio", "asyncio-debug", "uvloop"]
 if sys.version_info >= (3, 12):
     KINDS.insert(2, "asyncio-eager")

@@ -166,7 +166,7 @@ def cycles(sources: Sources) -> Iterator[str]:
 
 def patchable_calls(sources: Sources) -> Iterator[str]:
     """Find calls of what may be patched, other than through `_original`."""
-    patched = {patch.target for group in monkey._GROUPS.values() for patch in group.patches}
+    patched = {patch.target for group in monkey._GROUPS.values() for patch in group.loaded()}
     for module in sources:
         if module == "_original":
             continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import BuiltinFunctionType, FunctionType, ModuleType
@@ -36,6 +37,9 @@ class Group:
         patches: The names that are replaced, in order.
         undo: What puts live objects back after the names are restored.
         missing: Why the group cannot be had on this platform; empty if it can.
+        late: What makes the patches of a module, by its name, for modules that are patched when they are loaded.
+        reach: What changes live objects after the names are replaced.
+        optional: Whether it has to be asked for: nobody gets it with all the others.
         hidden: C types that have no public name, by the full name of what makes their objects, each with the class that
             stands for it while patched. Live objects of the first kind are out of reach.
     """
@@ -44,7 +48,21 @@ class Group:
     patches: tuple[Patch, ...]
     undo: Callable[[], None] = lambda: None
     missing: str = ""
+    late: Mapping[str, Callable[[Any], tuple[Patch, ...]]] = field(default_factory=dict)
+    reach: Callable[[], None] = lambda: None
+    optional: bool = False
     hidden: Mapping[str, tuple[type, type]] = field(default_factory=dict)
+
+    def loaded(self) -> tuple[Patch, ...]:
+        """List the names that there are to replace: all but those of late modules that nobody has imported."""
+        late = [make(sys.modules[name]) for name, make in self.late.items() if _is_loaded(name)]
+        return sum(late, self.patches)
+
+
+def _is_loaded(name: str) -> bool:
+    """Tell whether a module is there as a whole, and not just being imported."""
+    module = sys.modules.get(name)
+    return module is not None and not getattr(module.__spec__, "_initializing", False)
 
 
 def like(native: Any) -> Callable[[Any], Any]:
