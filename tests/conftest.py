@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import importlib
 import os
 import platform
 import signal
@@ -21,6 +22,8 @@ import greenio
 from greenio import _core, monkey
 
 GROUPS = ["dns", "fcntl", "multiprocessing", "select", "selectors", "signal", "socket", "ssl", "threading", "time"]
+for _module in monkey._GROUPS["multiprocessing"].late:  # patched when imported: so no test is the first to do so
+    importlib.import_module(_module)
 KINDS = ["asyncio", "asyncio-debug", "uvloop"]
 if sys.version_info >= (3, 12):
     KINDS.insert(2, "asyncio-eager")

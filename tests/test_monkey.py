@@ -7,7 +7,6 @@ import functools
 import inspect
 import io
 import json
-import multiprocessing.managers  # noqa: F401 - so that all of its modules are patched here
 import pickle
 import pydoc
 import select

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import multiprocessing.managers  # noqa: F401 - so that all of its modules are patched here
 import os
 import re
 import subprocess
