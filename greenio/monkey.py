@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any, NoReturn
 
 from . import _original
-from ._patches import _dns, _fcntl, _multiprocessing, _select, _selectors, _signal, _socket, _threading, _time
+from ._patches import _dns, _fcntl, _files, _multiprocessing, _select, _selectors, _signal, _socket, _threading, _time
 from ._patches._late import await_module, stop_awaiting
 from ._patches._references import Exchange, Reference, Sought, Swap, exchange, find_holders, find_instances
 from ._patches._table import Group, Patch
@@ -31,6 +31,7 @@ __all__ = [
     "patch_all",
     "patch_dns",
     "patch_fcntl",
+    "patch_files",
     "patch_multiprocessing",
     "patch_select",
     "patch_selectors",
@@ -64,11 +65,15 @@ _GROUPS: dict[str, Group] = {
         _fcntl.GROUP,
         _signal.GROUP,
         _multiprocessing.GROUP,
+        _files.GROUP,
     )
 }
 
 _PINNED = ("asyncio", "concurrent.futures", "greenio", "uvloop")
 """Packages that keep the native objects they imported by name."""
+
+_BY_DEFAULT = frozenset(_GROUPS) - {"files"}
+"""Groups that are patched unless they are named."""
 
 _ABSENT = object()
 
@@ -159,6 +164,7 @@ def patch_all(
     ssl: bool = True,
     dns: bool = True,
     fcntl: bool = True,
+    files: bool = False,
     multiprocessing: bool = True,
     select: bool = True,
     selectors: bool = True,
@@ -174,6 +180,7 @@ def patch_all(
         ssl: `ssl.SSLSocket` and its methods.
         dns: The name look-ups of `socket`.
         fcntl: `fcntl.flock`, `lockf`, and `fcntl` where it waits for a lock.
+        files: Large reads and writes of regular files, and `os.fsync`; only if asked for.
         multiprocessing: Processes, connections and semaphores of `multiprocessing`, as soon as it is imported.
         select: `select.select`, `poll`, `epoll`.
         selectors: Every class of `selectors`.
@@ -192,6 +199,7 @@ def patch_all(
         "ssl": ssl,
         "dns": dns,
         "fcntl": fcntl,
+        "files": files,
         "multiprocessing": multiprocessing,
         "select": select,
         "selectors": selectors,
@@ -220,6 +228,11 @@ def patch_dns() -> None:
 def patch_fcntl() -> None:
     """Patch the file locks of `fcntl`: the group "fcntl". Never parks."""
     _patch(["fcntl"])
+
+
+def patch_files() -> None:
+    """Take large operations on regular files to threads: the group "files". Never parks."""
+    _patch(["files"])
 
 
 def patch_multiprocessing() -> None:
@@ -269,7 +282,7 @@ def patched(*groups: str, **choices: bool) -> Iterator[None]:
     program that patches itself is not unpatched because a block ends.
 
     Args:
-        *groups: The groups to patch; none for all.
+        *groups: The groups to patch; none for all but `files`.
         **choices: Groups by keyword, as in `patch_all`: `patched(ssl=False)` is all but ssl.
 
     Raises:
@@ -277,9 +290,8 @@ def patched(*groups: str, **choices: bool) -> Iterator[None]:
         ValueError: A group is unknown. Nothing was patched.
     """
     _check_names([*groups, *choices])
-    names = [
-        name for name, group in _GROUPS.items() if choices.get(name, name in groups or not (groups or group.optional))
-    ]
+    chosen = groups or _BY_DEFAULT
+    names = [name for name in _GROUPS if choices.get(name, name in chosen)]
     held = _patch(names, for_block=True)
     try:
         yield
@@ -387,14 +399,16 @@ def _patch(names: list[str], for_block: bool = False) -> list[_AppliedGroup]:
             )
     with _lock:
         fresh = [_AppliedGroup(_GROUPS[name]) for name in names if name not in _applied]
-        try:
-            for applied in fresh:
-                _await_modules(applied)
-            _put_on(fresh)
-        except BaseException:
-            _restore(fresh)
-            raise
-        _applied.update((applied.group.name, applied) for applied in fresh)
+        with _lifted(fresh):
+            try:
+                for applied in fresh:
+                    _await_modules(applied)
+                for layer in _layers(fresh):
+                    _put_on(layer)
+            except BaseException:
+                _restore_layers(fresh)
+                raise
+            _applied.update((applied.group.name, applied) for applied in fresh)
         held = [_applied[name] for name in names]
         for applied in held:
             applied.blocks += for_block
@@ -402,18 +416,58 @@ def _patch(names: list[str], for_block: bool = False) -> list[_AppliedGroup]:
         return held
 
 
+def _shares_names(one: _AppliedGroup, other: _AppliedGroup) -> bool:
+    targets = {patch.target for patch in one.group.loaded()}
+    return any(patch.target in targets for patch in other.group.loaded())
+
+
+def _layers(groups: list[_AppliedGroup]) -> list[list[_AppliedGroup]]:
+    """Part groups so that those which patch what others have patched come after them."""
+    layers: list[list[_AppliedGroup]] = [[]]
+    for applied in groups:
+        if any(_shares_names(applied, other) for other in layers[-1]):
+            layers.append([])
+        layers[-1].append(applied)
+    return layers
+
+
+@contextlib.contextmanager
+def _lifted(groups: list[_AppliedGroup]) -> Iterator[None]:
+    """Take off what lies over groups, for as long as they are put on or taken off themselves."""
+    order = list(_GROUPS)
+    above = [
+        applied
+        for applied in _applied.values()
+        if applied not in groups
+        and any(
+            order.index(applied.group.name) > order.index(other.group.name) and _shares_names(applied, other)
+            for other in groups
+        )
+    ]
+    _restore(above)
+    for applied in above:
+        applied.names, applied.exchanged = [], []
+    try:
+        yield
+    finally:
+        if above:
+            _put_on(above)
+
+
 def _put_on(groups: list[_AppliedGroup]) -> None:
     for applied in groups:
         for patch in applied.group.loaded():
             own = vars(patch.owner).get(patch.name, _ABSENT)
-            applied.names.append(_Applied(patch, own, getattr(patch.owner, patch.name)))
+            native = getattr(patch.owner, patch.name)
+            applied.names.append(_Applied(patch, own, native))
+            patch.below(native)
             setattr(patch.owner, patch.name, patch.green)
     targets = {item.patch.target: applied for applied in groups for item in applied.names}
     swaps = [_swap_for(item) for applied in groups for item in applied.names if _has_references(item)]
     for done in exchange(swaps, _PINNED, _own_classes()):
         targets[done.reference.native].exchanged.append(done)
     for applied in groups:
-        applied.group.reach()
+        applied.group.do()
 
 
 def _await_modules(applied: _AppliedGroup) -> None:
@@ -453,7 +507,15 @@ def _let_go(held: list[_AppliedGroup]) -> None:
 
 
 def _take_off(names: Iterable[str]) -> None:
-    _restore([_applied.pop(name) for name in names])
+    groups = [_applied.pop(name) for name in names]
+    with _lifted(groups):
+        _restore_layers(groups)
+
+
+def _restore_layers(groups: list[_AppliedGroup]) -> None:
+    with contextlib.ExitStack() as undone:
+        for layer in _layers(sorted(groups, key=lambda applied: list(_GROUPS).index(applied.group.name))):
+            undone.callback(_restore, layer)
 
 
 def _restore(groups: list[_AppliedGroup]) -> None:

@@ -21,7 +21,19 @@ import uvloop
 import greenio
 from greenio import _core, monkey
 
-GROUPS = ["dns", "fcntl", "multiprocessing", "select", "selectors", "signal", "socket", "ssl", "threading", "time"]
+GROUPS = [
+    "dns",
+    "fcntl",
+    "files",
+    "multiprocessing",
+    "select",
+    "selectors",
+    "signal",
+    "socket",
+    "ssl",
+    "threading",
+    "time",
+]
 for _module in monkey._GROUPS["multiprocessing"].late:  # patched when imported: so no test is the first to do so
     importlib.import_module(_module)
 KINDS = ["asyncio", "asyncio-debug", "uvloop"]

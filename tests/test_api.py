@@ -42,6 +42,7 @@ MONKEY = [
     "patch_all",
     "patch_dns",
     "patch_fcntl",
+    "patch_files",
     "patch_multiprocessing",
     "patch_select",
     "patch_selectors",

@@ -213,7 +213,7 @@ class TestAllOrNothing:
         ],
     )
     def test_group_that_is_unknown(self, call):
-        with pytest.raises(ValueError, match="'queue'; the groups are dns, fcntl, multiprocessing, .* time"):
+        with pytest.raises(ValueError, match="'queue'; the groups are dns, fcntl, files, multiprocessing, .* time"):
             call()
         assert not monkey.report().patched
 

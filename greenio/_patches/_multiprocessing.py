@@ -131,5 +131,5 @@ GROUP = Group(
         "multiprocessing.synchronize": semaphore_patches,
         "multiprocessing.util": _local_patches,
     },
-    reach=reach_semaphores,
+    do=reach_semaphores,
 )

@@ -14,11 +14,19 @@ __all__ = ["Group", "Patch", "like", "patches"]
 
 @dataclass(frozen=True)
 class Patch:
-    """One name of one module or class, and what stands there while it is patched."""
+    """One name of one module or class, and what stands there while it is patched.
+
+    Attributes:
+        owner: The module or the class.
+        name: The name.
+        green: What stands there.
+        below: Told what stood there before, where that may be another group's.
+    """
 
     owner: ModuleType | type
     name: str
     green: Any
+    below: Callable[[Any], object] = lambda native: None
 
     @property
     def target(self) -> str:
@@ -38,8 +46,7 @@ class Group:
         undo: What puts live objects back after the names are restored.
         missing: Why the group cannot be had on this platform; empty if it can.
         late: What makes the patches of a module, by its name, for modules that are patched when they are loaded.
-        reach: What changes live objects after the names are replaced.
-        optional: Whether it has to be asked for: nobody gets it with all the others.
+        do: What deals with live objects after the names are replaced.
         hidden: C types that have no public name, by the full name of what makes their objects, each with the class that
             stands for it while patched. Live objects of the first kind are out of reach.
     """
@@ -49,8 +56,7 @@ class Group:
     undo: Callable[[], None] = lambda: None
     missing: str = ""
     late: Mapping[str, Callable[[Any], tuple[Patch, ...]]] = field(default_factory=dict)
-    reach: Callable[[], None] = lambda: None
-    optional: bool = False
+    do: Callable[[], None] = lambda: None
     hidden: Mapping[str, tuple[type, type]] = field(default_factory=dict)
 
     def loaded(self) -> tuple[Patch, ...]:

@@ -17,6 +17,7 @@ def patching() -> None:
     for patch in (monkey.patch_socket, monkey.patch_ssl, monkey.patch_dns, monkey.patch_select, monkey.patch_selectors):
         patch()
     monkey.patch_fcntl()
+    monkey.patch_files()
     monkey.patch_multiprocessing()
     monkey.patch_signal()
     monkey.patch_threading()
