@@ -39,11 +39,13 @@ __all__ = [
     "monotonic",
     "new_event_loop",
     "poll",
+    "read",
     "select_select",
     "sendfile",
     "set_event_loop",
     "sleep",
     "start_new_thread",
+    "write",
 ]
 
 Socket = socket.socket
@@ -55,7 +57,9 @@ PollSelector = selectors.PollSelector
 
 close = os.close
 dup = os.dup
+read = os.read
 sendfile = getattr(os, "sendfile", None)
+write = os.write
 
 epoll = getattr(select, "epoll", None)
 kevent = getattr(select, "kevent", None)

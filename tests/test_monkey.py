@@ -150,7 +150,7 @@ class TestAllOrNothing:
         monkeypatch.setitem(monkey._GROUPS, broken, failing)
         before = snapshot()
         with pytest.raises(TypeError, match="immutable type|built-in/extension type"):
-            monkey.patch_all()
+            monkey.patch_all(files=True)
         assert snapshot() == before
         assert undone == [broken]
         assert not monkey.report().patched
@@ -229,10 +229,11 @@ class TestAllOrNothing:
 class TestBlocks:
     def test_names_and_keywords(self):
         for block, groups in (
-            (monkey.patched(), set(monkey._GROUPS)),
+            (monkey.patched(), set(monkey._BY_DEFAULT)),
             (monkey.patched("time"), {"time"}),
             (monkey.patched("time", dns=True), {"time", "dns"}),
-            (monkey.patched(ssl=False), set(monkey._GROUPS) - {"ssl"}),
+            (monkey.patched(ssl=False), set(monkey._BY_DEFAULT) - {"ssl"}),
+            (monkey.patched(files=True), set(monkey._GROUPS)),
         ):
             with block:
                 assert set(monkey.report().patched) == groups
@@ -312,7 +313,7 @@ class TestLooksNative:
         patch = FUNCTIONS[name]
         assert patch.green.__name__ == patch.name == getattr(patch.owner, patch.name).__name__
         assert patch.green.__doc__ == getattr(patch.owner, patch.name).__doc__
-        with monkey.patched():
+        with monkey.patched(files=True):
             found = functools.reduce(getattr, patch.green.__qualname__.split("."), sys.modules[patch.green.__module__])
             assert found is patch.green
 
@@ -328,7 +329,7 @@ class TestLooksNative:
 
     def test_pickle(self, name):
         patch = FUNCTIONS[name]
-        with monkey.patched():
+        with monkey.patched(files=True):
             value = getattr(patch.owner, patch.name)
             assert value is patch.green
             for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
@@ -658,7 +659,7 @@ class TestReport:
         assert found == {("Holder.queue", "instance"), ("container", "live object")}
 
     def test_forms(self):
-        with monkey.patched():
+        with monkey.patched(files=True):
             report = monkey.report()
         assert json.loads(json.dumps(report.as_dict())) == report.as_dict()
         assert list(report.as_dict()["patched"]) == list(monkey._GROUPS)

@@ -43,8 +43,6 @@ _TOGETHER = 16384
 _PIECE = 4096
 """Octets that a pipe which is ready takes without blocking: PIPE_BUF."""
 
-_native_read, _native_write = os.read, os.write
-
 
 def _header(size: int) -> bytes:
     return struct.pack("!i", size) if size <= _LONGEST_SHORT else struct.pack("!iQ", -1, size)
@@ -66,7 +64,7 @@ class _Reading:
         part = self._part
         while (left := start + size - len(part)) > 0:
             self._wait()
-            found = _native_read(self._connection._handle, left)
+            found = _original.read(self._connection._handle, left)
             if not found:
                 self.end()
                 if len(part) == start:
@@ -125,7 +123,7 @@ def _send(green: Green, connection: Any, data: Any, then: Callable[[], object]) 
     try:
         while pieces:
             writer(green.host, connection.fileno()).wait_level(green, None)
-            sent = _native_write(connection._handle, memoryview(pieces[0])[:_PIECE])
+            sent = _original.write(connection._handle, memoryview(pieces[0])[:_PIECE])
             begun = True
             pieces[0] = memoryview(pieces[0])[sent:]
             if not pieces[0]:
@@ -153,7 +151,7 @@ def _send_rest(connection: Any, rest: bytes, then: Callable[[], object]) -> None
         left = memoryview(rest)
         try:
             while left:
-                left = left[_native_write(fd, left) :]
+                left = left[_original.write(fd, left) :]
         except OSError:
             pass  # the reader has gone
         finally:

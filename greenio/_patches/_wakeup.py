@@ -49,10 +49,10 @@ class _Relay:
 
     def _pass_on(self) -> None:
         with contextlib.suppress(BlockingIOError):
-            signals = os.read(self._source, 4096)
+            signals = _original.read(self._source, 4096)
             for fd in {self.native, *self.fds.values()} - {_NONE}:
                 with contextlib.suppress(OSError):  # full: its loop has plenty to read; bad: its loop is closed
-                    os.write(fd, signals)
+                    _original.write(fd, signals)
             # This runs in the main thread, so that the handlers have run before its first line.
             for listener in tuple(self.listeners):
                 listener()
