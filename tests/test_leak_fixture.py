@@ -83,9 +83,11 @@ def test_thread():
 
 
 def test_thread_that_threading_does_not_know():
-    lock = _thread.allocate_lock()
+    lock, begun = _thread.allocate_lock(), _thread.allocate_lock()
     lock.acquire()
-    _thread.start_new_thread(lock.acquire, ())
+    begun.acquire()
+    _thread.start_new_thread(lambda: (begun.release(), lock.acquire()), ())
+    begun.acquire()
 
 
 def test_nothing_again(patched):
