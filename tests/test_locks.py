@@ -563,6 +563,17 @@ class TestConditions:
 
         arun(main)
 
+    def test_asking_for_the_owner_costs_no_attempt(self):
+        """`notify` asks each time: a queue asks twice for an item, and native threads are not to pay for it."""
+        lock = threading.Lock()
+        ask = threading.Condition(lock)._is_owned
+        assert type(ask) is type(len)
+        assert not ask()
+        with lock:
+            assert ask()
+        lock._at_fork_reinit()
+        assert not ask()
+
     def test_timeout(self, arun):
         async def main():
             condition = threading.Condition()
