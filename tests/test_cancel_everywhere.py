@@ -98,6 +98,7 @@ class Locks(Scenario):
                 self.inside -= 1
             with self.locks[1]:
                 self.pause()
+            self.pause()
 
     def check(self) -> None:
         for lock in self.locks:
@@ -129,7 +130,7 @@ class Conditions(Scenario):
                 self.count += 1
                 self.condition.notify()
                 self.pause()
-            time.sleep(0)
+            self.pause()
 
     def check(self) -> None:
         assert self.condition.acquire(False)
@@ -160,7 +161,7 @@ class Semaphores(Scenario):
         while not self.is_over:
             with self.semaphore:
                 self.pause()
-            time.sleep(0)
+            self.pause()
 
     def check(self) -> None:
         assert self.semaphore.acquire(False)
@@ -253,6 +254,8 @@ class Queues(Scenario):
     def check(self) -> None:
         left = [self.there.get_nowait() for _ in range(self.there.qsize())]
         assert left.count(1) + self.arrived == self.sent
+        for item in left:
+            self.there.put(item)  # it is checked twice
         assert self.got + self.back.qsize() == self.returned
         for shared in (self.there, self.back):
             assert shared.mutex.acquire(False)
@@ -271,6 +274,8 @@ class SimpleQueues(Queues):
     def check(self) -> None:
         left = [self.there.get_nowait() for _ in range(self.there.qsize())]
         assert left.count(1) + self.arrived == self.sent
+        for item in left:
+            self.there.put(item)  # it is checked twice
         assert self.got + self.back.qsize() == self.returned
         assert not self.there._waiters
         assert not self.back._waiters
@@ -340,7 +345,7 @@ class Events(Scenario):
         while not self.is_over:
             with self.events[2]._cond:  # type: ignore[attr-defined]
                 self.pause()
-            time.sleep(0)
+            self.pause()
 
     def check(self) -> None:
         for event in self.events:
@@ -465,10 +470,11 @@ def run_scenario(
     arun: Run, monkeypatch: pytest.MonkeyPatch, kind: type[Scenario], with_thread: bool, how: str, number: int
 ) -> tuple[int, str]:
     """Run a scenario and disturb it at its n-th park; tell how many parks it made, and how it ended."""
-    scenario, limits, tasks, loops = kind(), [], [], []
+    scenario, limits, tasks, loops, victims = kind(), [], [], [], []
 
     def limited() -> str:
         scenario.has_victim = True
+        victims.append(_core.current_green())
         try:
             with timeout(None) as limit:
                 limits.append(limit)
@@ -482,15 +488,18 @@ def run_scenario(
         if how == "timeout":
             get_loop().call_soon(lambda: limits[0].reschedule(get_time() - 1))
         else:
-            get_loop().call_soon(tasks[0].cancel)
+            get_loop().call_soon(cancel)
         if how == "cancel twice":
-            get_loop().call_soon(get_loop().call_soon, tasks[0].cancel)
+            get_loop().call_soon(get_loop().call_soon, cancel)
+
+    def cancel() -> None:
+        tasks[0].cancel()  # by then there is a task: one that starts eagerly has parked before it is known
 
     def get_time() -> float:
         return asyncio.get_running_loop().time()
 
     def is_victim(green: _core.Green) -> bool:
-        return bool(tasks) and green.task is tasks[0]
+        return green in victims
 
     async def main() -> str:
         other: Any = asyncio.to_thread(scenario.other) if with_thread else to_greenlet(scenario.other)
@@ -513,9 +522,7 @@ def run_scenario(
 
     with monkeypatch.context() as patches:
         if how == "cancel when invited":
-            count = acting_when_invited(
-                patches, number, lambda: loops[0].call_soon_threadsafe(tasks[0].cancel), is_victim
-            )
+            count = acting_when_invited(patches, number, lambda: loops[0].call_soon_threadsafe(cancel), is_victim)
         else:
             count = acting_at(patches, number, act, is_victim)
         ended = arun(main)
