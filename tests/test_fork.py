@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import socket
 import sys
+import threading
 import time
 import warnings
 
@@ -282,3 +283,24 @@ def test_a_child_of_a_child(arun, patched):
 def test_fork_without_a_loop(patched):
     assert exit_code(fork(lambda: run(lambda: (time.sleep(0.001), 4)[1]))) == 4
     assert parked() == 0
+
+
+def test_the_child_releases_what_the_forking_green_held(arun, patched):
+    """A lock that is owned stays its owner's, whose greenlet is not green any more in the child."""
+
+    def hold_and_fork():
+        lock = threading.RLock()
+        with lock:
+
+            def child():
+                assert lock.acquire(timeout=5), "it is somebody else's"
+                lock.release()
+                lock.release()
+                return 7
+
+            return fork(child)
+
+    async def main():
+        assert await code_of(await to_greenlet(hold_and_fork)) == 7
+
+    arun(main)

@@ -3,6 +3,7 @@
 import _thread
 import asyncio
 import concurrent.futures
+import contextlib
 import copy
 import gc
 import os
@@ -435,6 +436,39 @@ class TestFromAnywhere:
             await asyncio.wait_for(waiting, 5)
 
         arun(main)
+
+    @pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+    def test_a_loop_that_does_not_run_holds_nobody_up(self, loop_kind, make):
+        """Its green is the first in the queue, but cannot take its turn before the loop runs again."""
+        lock = make()
+        stalled, running = new_loop(loop_kind), new_loop(loop_kind)
+        got = []
+
+        def take(name):
+            with lock:
+                got.append(name)
+
+        async def start():
+            waiting = spawn(take, "stalled")
+            await turns()
+            return waiting
+
+        async def pass_by():
+            second = spawn(take, "second")
+            await turns()
+            lock.release()
+            await asyncio.wait_for(asyncio.gather(second, to_greenlet(take, "third")), 10)
+
+        try:
+            lock.acquire()
+            first = stalled.run_until_complete(start())
+            running.run_until_complete(pass_by())
+            assert got == ["second", "third"]
+            stalled.run_until_complete(asyncio.wait_for(first, 10))
+            assert got == ["second", "third", "stalled"]
+        finally:
+            finish(stalled)
+            finish(running)
 
     @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there are no timers here")
     def test_release_in_a_signal_handler(self, arun):
@@ -906,3 +940,143 @@ def test_recursion_count():
     with lock, lock:
         assert lock._recursion_count() == 2
     assert lock._recursion_count() == 0
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there are no timers here")
+class TestRLockInSignalHandlers:
+    """A handler runs in the midst of what its thread does, so of an acquire or a release of the very lock it takes."""
+
+    @staticmethod
+    @contextlib.contextmanager
+    def alarms(handler):
+        before = signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0001)
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+
+    def check(self, lock):
+        """Take and release a lock many times, while a handler does the same; an attempt that fails says so."""
+        failed, handled = [], []
+
+        def handler(*_):
+            if not lock.acquire(timeout=5):
+                failed.append("the handler did not get its own thread's lock")
+                return
+            handled.append(1)
+            lock.release()
+
+        with self.alarms(handler):
+            end = time.monotonic() + 10
+            while len(handled) < 1000 and not failed and time.monotonic() < end:
+                for _ in range(50):
+                    with lock:
+                        pass
+                    lock.acquire()
+                    lock.release()
+        assert not failed
+        assert len(handled) > 100
+        assert not lock._recursion_count() if hasattr(lock, "_recursion_count") else not lock._is_owned()
+        with lock:
+            assert "count=1" in repr(lock)
+        assert "count=0" in repr(lock)
+
+    def test_native(self, patched):
+        self.check(threading.RLock())
+
+    def test_green(self, arun, patched):
+        async def main():
+            await to_greenlet(self.check, threading.RLock())
+
+        arun(main)
+
+    def test_an_exception_leaves_no_place_in_the_queue(self, patched):
+        """A native thread that a handler throws out of its wait does not keep the wake-up that was meant for it."""
+
+        class Stop(Exception):
+            pass
+
+        def handler(*_):
+            raise Stop
+
+        lock = threading.RLock()
+        held, go, got = threading.Event(), threading.Event(), []
+
+        def hold():
+            with lock:
+                held.set()
+                go.wait(10)
+
+        def next_in_line():
+            got.append(lock.acquire(timeout=10))
+            lock.release()
+
+        holder = threading.Thread(target=hold)
+        holder.start()
+        assert held.wait(10)
+        with self.alarms(handler), pytest.raises(Stop):
+            lock.acquire()
+        other = threading.Thread(target=next_in_line)
+        other.start()
+        go.set()
+        holder.join(10)
+        other.join(10)
+        assert got == [True]
+
+
+def test_native_threads_exclude_one_another(patched):
+    """Where many threads want an RLock, each has it for itself, and one that gives up takes nobody's turn away."""
+    lock, inside, entered, gave_up = threading.RLock(), [], [], []
+
+    def work(timeout):
+        for _ in range(200):
+            if not lock.acquire(timeout=timeout):
+                gave_up.append(1)
+                continue
+            with lock:
+                inside.append(1)
+                assert len(inside) == 1
+                time.sleep(0)
+                inside.pop()
+                entered.append(1)
+            lock.release()
+
+    threads = [threading.Thread(target=work, args=(timeout,)) for timeout in [30, 30, 30, 0.00001, 0.0005, 0.002]]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(entered) + len(gave_up) == 1200
+    assert len(entered) >= 600
+    assert "unlocked" in repr(lock)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_the_child_wakes_its_own_threads(patched):
+    """Threads that waited for an RLock when the process forked are not in the child, and take nobody's turn there."""
+    lock = threading.RLock()
+    lock.acquire()
+    waiting = [threading.Thread(target=lambda: lock.acquire() and lock.release()) for _ in range(3)]
+    for thread in waiting:
+        thread.start()
+    while len(lock._holds.get(1, ())) < 3:
+        time.sleep(0.001)
+    number = os.fork()
+    if not number:
+        got = []
+        thread = threading.Thread(target=lambda: got.append(lock.acquire(timeout=20)))
+        thread.start()
+        while len(lock._holds.get(1, ())) < 4:
+            time.sleep(0.001)
+        lock.release()
+        thread.join(20)
+        os._exit(7 if got == [True] else 99)
+    try:
+        assert os.waitstatus_to_exitcode(os.waitpid(number, 0)[1]) == 7
+    finally:
+        lock.release()
+        for thread in waiting:
+            thread.join(10)

@@ -271,3 +271,23 @@ def test_pool_of_threads_keeps_its_work_queue(arun):
         assert threading.get_ident() not in seen
 
     arun(main)
+
+
+class TestSubclassesOfSimpleQueue:
+    """The native class sets itself up in `__new__`, so that a subclass may leave its `__init__` out."""
+
+    def test_own_arguments(self):
+        class Named(queue.SimpleQueue):
+            def __init__(self, name, *, size=0):
+                self.name, self.size = name, size
+
+        shared = Named("jobs", size=3)
+        shared.put(1)
+        assert (shared.get(), shared.name, shared.size, shared.qsize()) == (1, "jobs", 3, 0)
+
+    @pytest.mark.parametrize("native", [True, False])
+    def test_the_class_itself_takes_none(self, native):
+        kind = monkey.original("queue", "SimpleQueue") if native else queue.SimpleQueue
+        for arguments in [((1,), {}), ((), {"size": 1})]:
+            with pytest.raises(TypeError, match=r"SimpleQueue\(\) takes no .*arguments"):
+                kind(*arguments[0], **arguments[1])

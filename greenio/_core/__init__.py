@@ -7,7 +7,7 @@ from . import _fork as _fork
 from ._await import await_, drive, yield_once
 from ._call import to_greenlet
 from ._entry import async_to_sync, get_loop, in_greenlet, offload, run, spawn, sync_to_async
-from ._green import READY, TIMED_OUT, Green, current_green, getcurrent, greens, park, resume, thread_state
+from ._green import READY, TIMED_OUT, Forked, Green, current_green, getcurrent, greens, park, resume, thread_state
 from ._host import Host
 from ._readiness import (
     HasFileno,
@@ -25,6 +25,7 @@ from ._timeouts import Timeout, timeout, timeout_at
 __all__ = [
     "READY",
     "TIMED_OUT",
+    "Forked",
     "Green",
     "HasFileno",
     "Host",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import _thread
-from typing import Any, NoReturn
+import os
+from collections.abc import Callable
+from typing import Any, Final, NoReturn, cast
 
 from .. import _original
-from .._core import Green, current_green, getcurrent, thread_state
+from .._core import Forked, Green, current_green, getcurrent, thread_state
 from ._waiting import NOTHING, Shared
 
 __all__ = ["Lock", "RLock"]
@@ -25,41 +27,15 @@ class _LockType(type):
 
 
 class _LockBase(Shared, metaclass=_LockType):
-    """What the two kinds of lock have in common: one native lock that is held or free."""
+    """What the two kinds of lock have in common."""
 
-    __slots__ = ("_lock",)
+    __slots__ = ()
 
     _native: type = _thread.LockType
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._lock = _allocate()
 
     def __init_subclass__(cls) -> None:
         if cls.__module__ != __name__:
             raise TypeError(f"type '_thread.{cls.__mro__[1].__name__}' is not an acceptable base type")
-
-    def _attempt(self) -> Any:
-        return True if self._lock.acquire(False) else NOTHING
-
-    def _available(self) -> bool:
-        return not self._lock.locked()
-
-    def _take(self, blocking: bool, timeout: float) -> bool:
-        """Acquire the native lock, as the native `acquire` does, or by parking."""
-        lock = self._lock
-        green = current_green()
-        if green is None or not blocking or timeout == 0:
-            return lock.acquire(blocking, timeout)
-        if timeout != -1 and not 0 < timeout <= _thread.TIMEOUT_MAX:
-            return lock.acquire(blocking, timeout)  # negative, NaN or too long: raises
-        if not self._waiters and lock.acquire(False):
-            return True
-        return self._wait(green, None if timeout == -1 else timeout) is True
-
-    def _at_fork_reinit(self) -> None:
-        self._waiters = []
-        self._lock._at_fork_reinit()  # type: ignore[attr-defined]  # CPython's own, as `threading` calls it
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(f"cannot pickle '_thread.{type(self).__name__}' object")
@@ -68,7 +44,11 @@ class _LockBase(Shared, metaclass=_LockType):
 class Lock(_LockBase):
     """A lock that is not owned: whoever has a reference may release it. `threading.Lock` says what each call does."""
 
-    __slots__ = ()
+    __slots__ = ("_lock",)
+
+    def __init__(self) -> None:
+        self._waiters = []
+        self._lock = _allocate()
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         """Take the lock. Parks in green code.
@@ -89,6 +69,28 @@ class Lock(_LockBase):
             return True
         return self._take(blocking, timeout)
 
+    def _take(self, blocking: bool, timeout: float) -> bool:
+        """Acquire the native lock, as the native `acquire` does, or by parking."""
+        lock = self._lock
+        green = current_green()
+        if green is None or not blocking or timeout == 0:
+            return lock.acquire(blocking, timeout)
+        if timeout != -1 and not 0 < timeout <= _thread.TIMEOUT_MAX:
+            return lock.acquire(blocking, timeout)  # negative, NaN or too long: raises
+        if not self._waiters and lock.acquire(False):
+            return True
+        return self._wait(green, None if timeout == -1 else timeout) is True
+
+    def _attempt(self) -> Any:
+        return True if self._lock.acquire(False) else NOTHING
+
+    def _available(self) -> bool:
+        return not self._lock.locked()
+
+    def _at_fork_reinit(self) -> None:
+        self._waiters = []
+        self._lock._at_fork_reinit()  # type: ignore[attr-defined]  # CPython's own, as `threading` calls it
+
     def release(self) -> None:
         """Let the lock go, from any thread, signal handler or finalizer. Never parks.
 
@@ -102,6 +104,11 @@ class Lock(_LockBase):
     def locked(self) -> bool:
         """Tell whether the lock is held. Never parks."""
         return self._lock.locked()
+
+    @property
+    def _is_owned(self) -> Callable[[], bool]:
+        # What a Condition asks at each wait and notify. Its own way, an attempt to acquire, costs three times as much.
+        return self._lock.locked
 
     def __enter__(self) -> bool:
         if not self._waiters and self._lock.acquire(False):
@@ -128,16 +135,25 @@ class Lock(_LockBase):
 
 
 class RLock(_LockBase):
-    """A lock that its owner may take again: a green, or in native code a thread. `threading.RLock` says the rest."""
+    """A lock that its owner may take again: a green, or in native code a thread. `threading.RLock` says the rest.
 
-    __slots__ = ("_count", "_owner")
+    The owner is a green, or for native code the number of a thread. (A thread's main greenlet would do for both, and be
+    quicker to ask for; but when a thread ends, greenlet takes a reference to it that the collector does not see, such
+    as a local variable's, for a leak, and drops it.) Who asks is looked up in three places in the same words, since a
+    call would cost as much as the rest.
+
+    One operation of a dict, `setdefault`, both takes the lock and says whose it is. So a signal handler that comes at
+    any moment, in the very thread, finds it either free or its own thread's, and never waits for itself. With a native
+    lock inside there would be a moment in between, hence native threads too wait in a list, each for a lock of its own.
+    """
+
+    __slots__ = ("_holds",)
 
     _native = _original.RLock
 
     def __init__(self) -> None:
-        super().__init__()
-        self._owner: Green | int | None = None
-        self._count = 0
+        self._waiters = []
+        self._holds: dict[int, Any] = {}  # _HELD: [owner, count] while it is held; _SLEEPERS: native threads that wait
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         """Take the lock, once more if it is the caller's. Parks in green code.
@@ -147,30 +163,70 @@ class RLock(_LockBase):
         Raises:
             RuntimeError: Native code would block its thread for ever, since a green of that very thread is the owner.
         """
-        current: Any = getcurrent()
-        me = current if current.__class__ is Green else _get_ident() if current.parent is None else _identity()
-        if self._owner == me:
-            self._count += 1
+        me: Any = getcurrent()
+        if me.__class__ is not Green:
+            me = _get_ident() if me.parent is None else _identity()
+        if timeout != -1 or not blocking:
+            _allocate().acquire(blocking, timeout)  # raises for what is no timeout
+        mine = [me, 1]
+        hold = self._holds.get(_HELD) if self._waiters else self._holds.setdefault(_HELD, mine)
+        if hold is mine:
             return True
-        if (blocking and timeout == -1 and not self._waiters and self._lock.acquire(False)) or self._take_owned(
-            me, blocking, timeout
-        ):
-            self._owner = me
-            self._count = 1
+        if hold is not None and hold[0] == me:
+            hold[1] += 1
             return True
-        return False
+        return self._acquire_slowly(mine, blocking, timeout)
 
     __enter__ = acquire
 
-    def _take_owned(self, me: Green | int, blocking: bool, timeout: float) -> bool:
-        owner = self._owner
-        forever = blocking and timeout == -1
-        if forever and isinstance(me, int) and isinstance(owner, Green) and owner.thread is thread_state():
+    def _acquire_slowly(self, mine: list[Any], blocking: bool, timeout: float) -> bool:
+        green = current_green()
+        if green is not None and blocking and timeout != 0:
+            return self._wait(green, None if timeout == -1 else timeout) is True
+        if self._holds.setdefault(_HELD, mine) is mine:
+            return True
+        return blocking and timeout != 0 and self._sleep(mine, timeout)
+
+    def _sleep(self, mine: list[Any], timeout: float) -> bool:
+        """Block the calling thread until the lock is its own."""
+        holds = self._holds
+        if timeout == -1:
+            self._refuse_to_wait_for_own_thread(holds.get(_HELD))
+        deadline = None if timeout == -1 else _original.monotonic() + timeout
+        turn = _Turn()
+        sleepers = holds.setdefault(_SLEEPERS, [])
+        sleepers.append(turn)
+        try:
+            while holds.setdefault(_HELD, mine) is not mine:
+                left = -1 if deadline is None else deadline - _original.monotonic()
+                if left != -1 and left <= 0:
+                    return False
+                turn.wait(left)
+            return True
+        finally:
+            sleepers.remove(turn)
+            if _HELD not in holds:
+                self._wake_sleeper()
+
+    def _refuse_to_wait_for_own_thread(self, hold: list[Any] | None) -> None:
+        owner = hold[0] if hold is not None else None
+        if owner.__class__ is Green and owner.thread is thread_state():
             raise RuntimeError(
                 f"{self!r} is held by a greenlet of this very thread, which cannot go on while the thread waits for "
                 f"it; acquire the lock in a greenlet too, by `await to_greenlet(fn)`"
             )
-        return self._take(blocking, timeout)
+
+    def _wake_sleeper(self) -> None:
+        """Wake the native thread that waits longest; like a green that is invited, it has to try again."""
+        sleepers = self._holds.get(_SLEEPERS, ())
+        while sleepers:
+            try:
+                turn = sleepers[0]
+            except IndexError:  # another thread has left
+                return
+            if turn.end():
+                return
+            sleepers.remove(turn)  # it stayed behind in the process that was forked
 
     def release(self) -> None:
         """Let the lock go, or one of its holds. Never parks.
@@ -178,58 +234,138 @@ class RLock(_LockBase):
         Raises:
             RuntimeError: It is not the caller's.
         """
-        current: Any = getcurrent()
-        me = current if current.__class__ is Green else _get_ident() if current.parent is None else _identity()
-        if self._owner != me:
+        me: Any = getcurrent()
+        if me.__class__ is not Green:
+            me = _get_ident() if me.parent is None else _identity()
+        hold = self._holds.get(_HELD)
+        if hold is None or hold[0] != me:
             raise RuntimeError("cannot release un-acquired lock")
-        self._count = count = self._count - 1
-        if not count:
-            self._owner = None
-            self._lock.release()
-            if self._waiters:
-                self._invite()
+        if hold[1] != 1:
+            hold[1] -= 1
+            return
+        self._free()
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        self.release()
+        me: Any = getcurrent()
+        if me.__class__ is not Green:
+            me = _get_ident() if me.parent is None else _identity()
+        holds = self._holds
+        hold = holds.get(_HELD)
+        if hold is None or hold[0] != me:
+            raise RuntimeError("cannot release un-acquired lock")
+        if hold[1] != 1:
+            hold[1] -= 1
+            return
+        del holds[_HELD]
+        if holds:
+            self._wake_sleeper()
+        if self._waiters:
+            self._invite()
+
+    def _free(self) -> None:
+        holds = self._holds
+        del holds[_HELD]
+        if holds:
+            self._wake_sleeper()
+        if self._waiters:
+            self._invite()
 
     def locked(self) -> bool:
         """Tell whether anybody holds the lock. Never parks."""
-        return self._lock.locked()
+        return _HELD in self._holds
+
+    def _attempt(self) -> Any:
+        mine = [_identity(), 1]
+        return True if self._holds.setdefault(_HELD, mine) is mine else NOTHING
+
+    def _available(self) -> bool:
+        return _HELD not in self._holds
 
     def _is_owned(self) -> bool:
-        return self._owner == _identity()
+        hold = self._holds.get(_HELD)
+        return hold is not None and hold[0] == _identity()
 
     def _recursion_count(self) -> int:
-        return self._count if self._owner == _identity() else 0
+        hold = self._holds.get(_HELD)
+        return hold[1] if hold is not None and hold[0] == _identity() else 0
 
-    def _release_save(self) -> tuple[int, Green | int]:
+    def _release_save(self) -> int:
         """Let every hold go, for the time of a wait on a condition."""
-        owner = self._owner
-        if owner is None:
+        hold = self._holds.get(_HELD)
+        if hold is None:
             raise RuntimeError("cannot release un-acquired lock")
-        saved = (self._count, owner)
-        self._count, self._owner = 0, None
-        self._lock.release()
-        if self._waiters:
-            self._invite()
-        return saved
+        self._free()
+        return int(hold[1])
 
-    def _acquire_restore(self, saved: tuple[int, Green | int]) -> None:
-        self._take(True, -1)
-        self._count, self._owner = saved
+    def _acquire_restore(self, count: int) -> None:
+        self.acquire()
+        self._holds[_HELD][1] = count
 
     def _at_fork_reinit(self) -> None:
-        super()._at_fork_reinit()
-        self._count, self._owner = 0, None
+        self._waiters = []
+        self._holds = {}
 
     def __repr__(self) -> str:
-        owner = self._owner
+        hold = self._holds.get(_HELD)
+        owner, count = hold if hold is not None else (0, 0)
         # Not the green's own repr: it shows what the green waited for, which may be this lock.
-        shown = owner if isinstance(owner, int) else 0 if owner is None else f"<Green at {id(owner):#x}>"
-        state = "locked" if self._lock.locked() else "unlocked"
-        return f"<{state} _thread.RLock object owner={shown} count={self._count} at {id(self):#x}>"
+        shown = owner if isinstance(owner, int) else f"<Green at {id(owner):#x}>"
+        state = "locked" if hold is not None else "unlocked"
+        return f"<{state} _thread.RLock object owner={shown} count={count} at {id(self):#x}>"
+
+
+_HELD: Final = 0
+_SLEEPERS: Final = 1
+
+
+class _Turn:
+    """What one native thread sleeps on."""
+
+    __slots__ = ("_forks", "_lock")
+
+    def __init__(self) -> None:
+        self._lock = _allocate()
+        self._lock.acquire()
+        self._forks = _forks[0]
+
+    def wait(self, timeout: float) -> None:
+        """Block until somebody ends the turn, or for so many seconds; -1 is for ever."""
+        self._lock.acquire(True, timeout)
+
+    def end(self) -> bool:
+        """Wake the thread, if it is not awake already; False if there is no such thread in this process."""
+        if self._forks != _forks[0]:
+            return False
+        try:
+            self._lock.release()
+        except RuntimeError:
+            pass
+        return True
+
+
+_forks = [0]
+"""How many forks lie between this process and the one that imported greenio."""
+
+
+def _count_fork() -> None:
+    _forks[0] += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_count_fork)
 
 
 def _identity() -> Green | int:
-    """Tell who asks: the green, or in native code the thread."""
-    return current_green() or _get_ident()
+    """Tell who asks: the green, or in native code the thread.
+
+    In a forked child, what was a green when it took a lock is still the one that may release it.
+    """
+    green = current_green()
+    if green is not None:
+        return green
+    current: Any = getcurrent()
+    while current.parent is not None:
+        if current.__class__ is Forked:
+            return cast(Green, current)
+        current = current.parent
+    return _get_ident()

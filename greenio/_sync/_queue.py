@@ -20,9 +20,16 @@ class SimpleQueue(Shared):
 
     __slots__ = ("_queue",)
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._queue: Any = _original.SimpleQueue()
+    _queue: Any
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> SimpleQueue:
+        """Make an empty queue: here, since a subclass of the native one need not call its `__init__`."""
+        if (args or kwargs) and cls.__init__ is object.__init__:
+            raise TypeError(f"{cls.__name__}() takes no arguments")
+        self = super().__new__(cls)
+        self._waiters = []
+        self._queue = _original.SimpleQueue()
+        return self
 
     def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
         """Add an item, from any thread, signal handler or finalizer. Never parks; the other arguments are ignored."""

@@ -12,7 +12,8 @@ with or without what it came for, invites the next if there is something to take
 cancellation or a deadline is passed on.
 
 Greens are served in the order in which they came: as long as one waits, no other takes anything on its way past. So a
-green that gives and takes in a loop without a pause cannot starve the rest.
+green that gives and takes in a loop without a pause cannot starve the rest. Only greens of a loop that is not running
+are passed over; they are invited all the same, and have their turn when it runs.
 
 Lists are changed by single operations of `list`, each of which is atomic, so that `release()` may come from any thread,
 from a signal handler, or from `__del__` in the midst of another operation on the same object.
@@ -67,6 +68,11 @@ class _Waiter:
         green = self.green
         return green is not None and green.__class__ is not Green
 
+    def is_heard(self) -> bool:
+        """Tell whether an invitation is followed soon: a loop that nobody runs at the time must not hold up others."""
+        green = self.green
+        return green is None or green.host.loop.is_running()
+
     def _wake(self) -> None:
         green = self.green
         if green is not None and self.parked and green.waiting:
@@ -79,8 +85,7 @@ class Shared:
 
     __slots__ = ("__weakref__", "_waiters")
 
-    def __init__(self) -> None:
-        self._waiters: list[_Waiter] = []
+    _waiters: list[_Waiter]
 
     def _attempt(self) -> Any:
         """Take what is there, without blocking; NOTHING if there is nothing."""
@@ -92,15 +97,11 @@ class Shared:
 
     def _invite(self) -> None:
         """Invite the first green that waits, unless it is invited already. From any thread."""
-        waiters = self._waiters
-        while waiters:
-            try:
-                first = waiters[0]
-            except IndexError:  # another thread has emptied it
+        for waiter in tuple(self._waiters):
+            if not waiter.invited and not waiter.invite():
+                _remove(self._waiters, waiter)
+            elif waiter.is_heard():
                 return
-            if first.invited or first.invite():
-                return
-            _remove(waiters, first)
 
     def _wait(self, green: Green, timeout: float | None) -> Any:
         """Park until an attempt has succeeded, in turn, or the timeout in seconds has passed.
@@ -133,12 +134,14 @@ class Shared:
                 self._invite()
 
     def _attempt_in_turn(self, waiter: _Waiter) -> Any:
-        waiters = self._waiters
-        first = waiters[0]
-        while first is not waiter and first.is_inherited():
-            _remove(waiters, first)
-            first = waiters[0]
-        return self._attempt() if first is waiter else NOTHING
+        for other in tuple(self._waiters):
+            if other is waiter:
+                return self._attempt()
+            if other.is_inherited():
+                _remove(self._waiters, other)
+            elif other.is_heard():
+                return NOTHING
+        return NOTHING
 
 
 def _remove(waiters: list[_Waiter], waiter: _Waiter) -> None:
