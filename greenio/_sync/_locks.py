@@ -120,12 +120,6 @@ class Lock(_LockBase):
         if self._waiters:
             self._invite()
 
-    @property
-    def _is_owned(self) -> Any:
-        # `Condition` asks at each notify, and takes the question from its lock when it is made. Its own way, to try to
-        # acquire the lock, costs a native thread a third of what a `queue.Queue` takes for an item.
-        return self._lock.locked
-
     acquire_lock = acquire
     release_lock = release
     locked_lock = locked
