@@ -30,6 +30,7 @@ __all__ = [
     "dup",
     "epoll",
     "get_ident",
+    "get_native_id",
     "getaddrinfo",
     "getnameinfo",
     "kevent",
@@ -76,6 +77,7 @@ allocate_rlock = threading.RLock
 start_new_thread = _thread.start_new_thread
 current_thread = threading.current_thread
 get_ident = threading.get_ident
+get_native_id = getattr(threading, "get_native_id", get_ident)
 local = threading.local
 
 Empty = _queue.Empty

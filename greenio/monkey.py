@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, NoReturn
 
 from . import _original
-from ._patches import _dns, _select, _selectors, _socket, _threading, _time
+from ._patches import _dns, _green_threads, _local, _select, _selectors, _socket, _threading, _time
 from ._patches._references import Exchange, Reference, Sought, Swap, exchange, find_holders, find_instances
 from ._patches._table import Group, Patch
 
@@ -27,6 +27,8 @@ __all__ = [
     "original",
     "patch_all",
     "patch_dns",
+    "patch_green_threads",
+    "patch_local",
     "patch_select",
     "patch_selectors",
     "patch_socket",
@@ -49,7 +51,9 @@ _GROUPS: dict[str, Group] = {
     group.name: group
     for group in (
         _time.GROUP,
+        _local.GROUP,
         _threading.GROUP,
+        _green_threads.GROUP,
         _dns.GROUP,
         _socket.GROUP,
         _SSL,
@@ -60,6 +64,9 @@ _GROUPS: dict[str, Group] = {
 
 _PINNED = ("asyncio", "concurrent.futures", "greenio", "uvloop")
 """Packages that keep the native objects they imported by name."""
+
+_BY_DEFAULT = frozenset(_GROUPS) - {"green_threads"}
+"""Groups that are patched unless they are named."""
 
 _ABSENT = object()
 
@@ -149,6 +156,8 @@ def patch_all(
     socket: bool = True,
     ssl: bool = True,
     dns: bool = True,
+    green_threads: bool = False,
+    local: bool = True,
     select: bool = True,
     selectors: bool = True,
     threading: bool = True,
@@ -161,9 +170,11 @@ def patch_all(
         socket: `socket.socket` and its methods.
         ssl: `ssl.SSLSocket` and its methods.
         dns: The name look-ups of `socket`.
+        green_threads: Whether a `threading.Thread` that green code starts is a greenlet of its loop.
+        local: `threading.local`.
         select: `select.select`, `poll`, `epoll`.
         selectors: Every class of `selectors`.
-        threading: Locks, conditions and queues of `threading` and `queue`, and `Thread.join`.
+        threading: Locks, conditions and queues of `threading` and `queue`, `Thread.join`, and who `current_thread()` is.
         time: `time.sleep`.
         **unknown: There are no others.
 
@@ -176,6 +187,8 @@ def patch_all(
         "socket": socket,
         "ssl": ssl,
         "dns": dns,
+        "green_threads": green_threads,
+        "local": local,
         "select": select,
         "selectors": selectors,
         "threading": threading,
@@ -209,9 +222,30 @@ def patch_selectors() -> None:
     _patch(["selectors"])
 
 
-def patch_threading() -> None:
-    """Patch the locks of `threading`, `_thread` and `queue`, and what waits: the group "threading". Never parks."""
-    _patch(["threading"])
+def patch_threading(*, local: bool = True, green_threads: bool = False) -> None:
+    """Patch the locks of `threading`, `_thread` and `queue`, and what waits: the group "threading". Never parks.
+
+    Args:
+        local: Patch `threading.local` too.
+        green_threads: Make threads that green code starts greenlets, too.
+    """
+    chosen = {"local": local, "threading": True, "green_threads": green_threads}
+    _patch([name for name in _GROUPS if chosen.get(name)])
+
+
+def patch_local() -> None:
+    """Patch `threading.local`: the group "local". Never parks."""
+    _patch(["local"])
+
+
+def patch_green_threads() -> None:
+    """Make threads that green code starts greenlets: the group "green_threads", with "threading". Never parks.
+
+    A `threading.Thread` that green code starts is then a greenlet of its loop, in a task of its own, and
+    `greenio.run` waits for those that are no daemons. Threads that asyncio, `concurrent.futures` and
+    `multiprocessing` start stay real ones.
+    """
+    _patch(["green_threads"])
 
 
 def patch_time() -> None:
@@ -236,7 +270,7 @@ def patched(*groups: str, **choices: bool) -> Iterator[None]:
     program that patches itself is not unpatched because a block ends.
 
     Args:
-        *groups: The groups to patch; none for all.
+        *groups: The groups to patch; none for all but `green_threads`.
         **choices: Groups by keyword, as in `patch_all`: `patched(ssl=False)` is all but ssl.
 
     Raises:
@@ -244,7 +278,7 @@ def patched(*groups: str, **choices: bool) -> Iterator[None]:
         ValueError: A group is unknown. Nothing was patched.
     """
     _check_names([*groups, *choices])
-    names = [name for name in _GROUPS if choices.get(name, name in groups or not groups)]
+    names = [name for name in _GROUPS if choices.get(name, name in (groups or _BY_DEFAULT))]
     held = _patch(names, for_block=True)
     try:
         yield
@@ -344,6 +378,8 @@ def _patch(names: list[str], for_block: bool = False) -> list[_AppliedGroup]:
     Returns:
         All groups of that name.
     """
+    needed = {need for name in names for need in _GROUPS[name].needs}
+    names = [name for name in _GROUPS if name in needed or name in names]
     for name in names:
         if _GROUPS[name].missing:
             raise RuntimeError(
@@ -375,6 +411,8 @@ def _put_on(groups: list[_AppliedGroup]) -> None:
     swaps = [_swap_for(item) for applied in groups for item in applied.names if _has_references(item)]
     for done in exchange(swaps, _PINNED, _own_classes()):
         targets[done.reference.native].exchanged.append(done)
+    for applied in groups:
+        applied.group.do()
 
 
 def _swap_for(item: _Applied) -> Swap:

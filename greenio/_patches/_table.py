@@ -34,17 +34,21 @@ class Group:
     Attributes:
         name: The keyword.
         patches: The names that are replaced, in order.
-        undo: What puts live objects back after the names are restored.
+        do: What deals with live objects after the names are replaced.
+        undo: What puts live objects back after the names are restored, as far as `do` came.
         missing: Why the group cannot be had on this platform; empty if it can.
         hidden: C types that have no public name, by the full name of what makes their objects, each with the class that
             stands for it while patched. Live objects of the first kind are out of reach.
+        needs: The groups that are patched with it.
     """
 
     name: str
     patches: tuple[Patch, ...]
+    do: Callable[[], None] = lambda: None
     undo: Callable[[], None] = lambda: None
     missing: str = ""
     hidden: Mapping[str, tuple[type, type]] = field(default_factory=dict)
+    needs: tuple[str, ...] = ()
 
 
 def like(native: Any) -> Callable[[Any], Any]:
