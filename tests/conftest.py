@@ -20,7 +20,7 @@ import uvloop
 import greenio
 from greenio import _core, monkey
 
-GROUPS = ["dns", "select", "selectors", "socket", "ssl", "threading", "time"]
+GROUPS = ["dns", "green_threads", "local", "select", "selectors", "socket", "ssl", "threading", "time"]
 KINDS = ["asyncio", "asyncio-debug", "uvloop"]
 if sys.version_info >= (3, 12):
     KINDS.insert(2, "asyncio-eager")

@@ -31,6 +31,7 @@ from waiting import parked, until, until_parked
 
 SCENARIOS = sorted((Path(__file__).parent / "scenarios").glob("*.py"))
 PATCHES = [patch for group in monkey._GROUPS.values() for patch in group.patches]
+BY_DEFAULT = [name for name in monkey._GROUPS if name in monkey._BY_DEFAULT]
 FUNCTIONS = {patch.target: patch for patch in PATCHES if callable(patch.green) and not isinstance(patch.green, type)}
 BUILT_IN = [name for name, patch in FUNCTIONS.items() if not isinstance(patch.green, types.FunctionType)]
 HELD = types.SimpleNamespace(sleep=time.sleep, getaddrinfo=socket.getaddrinfo)  # an instance, which nobody rebinds
@@ -119,7 +120,8 @@ class TestAllOrNothing:
     def test_one_group(self, group):
         before = snapshot()
         getattr(monkey, f"patch_{group}")()
-        assert list(monkey.report().patched) == [group]
+        needs = {"threading": {"local"}}.get(group, {*monkey._GROUPS[group].needs})  # patch_threading() has options
+        assert set(monkey.report().patched) == {group, *needs}
         assert monkey.is_patched(group)
         changed = {key for key, value in snapshot().items() if before.get(key) != value}
         assert all(monkey._GROUPS[group].patches) == bool(changed)
@@ -140,7 +142,7 @@ class TestAllOrNothing:
         monkey.unpatch_all()
         assert snapshot() == before
 
-    @pytest.mark.parametrize("broken", monkey._GROUPS)
+    @pytest.mark.parametrize("broken", BY_DEFAULT)
     def test_group_that_fails_in_the_middle(self, broken, monkeypatch):
         group = monkey._GROUPS[broken]
         half = len(group.patches) // 2
@@ -196,7 +198,7 @@ class TestAllOrNothing:
         monkeypatch.setitem(monkey._GROUPS, "select", group)
         before = snapshot()
         for call in (monkey.patch_all, monkey.patch_select, monkey.patched("select").__enter__):
-            with pytest.raises(RuntimeError, match="there is no select here.*select=False.*dns, select, .*time"):
+            with pytest.raises(RuntimeError, match="there is no select here.*select=False.*dns, .*select, .*time"):
                 call()
         assert snapshot() == before
         monkey.patch_all(select=False)
@@ -214,7 +216,7 @@ class TestAllOrNothing:
     )
     def test_group_that_is_unknown(self, call):
         with pytest.raises(
-            ValueError, match="'queue'; the groups are dns, select, selectors, socket, ssl, threading, time"
+            ValueError, match="'queue'; the groups are dns, green_threads, local, select, selectors, socket, ssl, threading, time"
         ):
             call()
         assert not monkey.report().patched
@@ -231,10 +233,12 @@ class TestAllOrNothing:
 class TestBlocks:
     def test_names_and_keywords(self):
         for block, groups in (
-            (monkey.patched(), set(monkey._GROUPS)),
+            (monkey.patched(), set(BY_DEFAULT)),
             (monkey.patched("time"), {"time"}),
             (monkey.patched("time", dns=True), {"time", "dns"}),
-            (monkey.patched(ssl=False), set(monkey._GROUPS) - {"ssl"}),
+            (monkey.patched(ssl=False), set(BY_DEFAULT) - {"ssl"}),
+            (monkey.patched("green_threads"), {"threading", "green_threads"}),
+            (monkey.patched(green_threads=True), set(monkey._GROUPS)),
         ):
             with block:
                 assert set(monkey.report().patched) == groups
@@ -586,7 +590,7 @@ class TestLookingUp:
 
     @pytest.mark.parametrize("name", ["nonsense", "time.time", "socket.socket", ""])
     def test_is_patched_of_what_never_is(self, name):
-        with pytest.raises(ValueError, match="the groups are dns, select"):
+        with pytest.raises(ValueError, match="the groups are dns, .*select"):
             monkey.is_patched(name)
 
     @pytest.mark.parametrize("name", sorted(patch.target for patch in PATCHES))
@@ -663,7 +667,7 @@ class TestReport:
         with monkey.patched():
             report = monkey.report()
         assert json.loads(json.dumps(report.as_dict())) == report.as_dict()
-        assert list(report.as_dict()["patched"]) == list(monkey._GROUPS)
+        assert list(report.as_dict()["patched"]) == BY_DEFAULT
         entry = {"native": "time.sleep", "module": __name__, "name": "early_sleep", "kind": "name"}
         assert entry in report.as_dict()["rebound"]
         out = io.StringIO()

@@ -19,6 +19,7 @@ from .._core import current_green
 from .._sync import Lock, RLock, SimpleQueue
 from ._green_threads import start_greenlet, starts_greenlet
 from ._identity import IDENTITY
+from ._logging import LOGGING, exchange_logging_locks, restore_logging_locks
 from ._table import Group, Patch, like, patches
 from ._thread_state import end_of, runs_in_this_thread
 
@@ -172,5 +173,8 @@ GROUP = Group(
         Patch(_queue, "SimpleQueue", SimpleQueue),
         Patch(queue, "SimpleQueue", SimpleQueue),
         *IDENTITY,
+        *LOGGING,
     ),
+    do=exchange_logging_locks,
+    undo=restore_logging_locks,
 )

@@ -2,6 +2,17 @@
 
 from ._local import GreenIdentity, current_identity, local
 from ._locks import Lock, RLock
+from ._old import OldLock, PassableRLock, holder_in_this_thread
 from ._queue import SimpleQueue
 
-__all__ = ["GreenIdentity", "Lock", "RLock", "SimpleQueue", "current_identity", "local"]
+__all__ = [
+    "GreenIdentity",
+    "Lock",
+    "OldLock",
+    "PassableRLock",
+    "RLock",
+    "SimpleQueue",
+    "current_identity",
+    "holder_in_this_thread",
+    "local",
+]

@@ -36,7 +36,7 @@ class _LockBase(Shared, metaclass=_LockType):
         self._lock = _allocate()
 
     def __init_subclass__(cls) -> None:
-        if cls.__module__ != __name__:
+        if cls.__module__.rpartition(".")[0] != __package__:
             raise TypeError(f"type '_thread.{cls.__mro__[1].__name__}' is not an acceptable base type")
 
     def _attempt(self) -> Any:

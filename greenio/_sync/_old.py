@@ -1,0 +1,195 @@
+"""Locks that are older than the patch, and so written in C: what takes their place wherever they have a name.
+
+The old lock stays inside and is the one that counts. So whoever holds a reference of its own to it, or held it before,
+excludes greens and is excluded by them as ever. Only nobody tells greens that such code let go: as long as one waits, a
+thread waits natively in its place, and invites it then.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .. import _original
+from .._core import Green, current_green, thread_state
+from ._locks import Lock, RLock
+from ._waiting import NOTHING, Shared
+
+__all__ = ["OldLock", "PassableRLock", "holder_in_this_thread"]
+
+_ROUND = 0.5
+"""Seconds for which a thread waits before it looks whether any green still does."""
+
+
+class _Watched(Shared):
+    """Something native that may be let go without notice: one thread waits for it as long as greens do."""
+
+    __slots__ = ()
+
+    _lock: Any
+    _watched: bool
+
+    def _wait(self, green: Green, timeout: float | None) -> Any:
+        try:
+            return super()._wait(green, timeout)
+        finally:
+            if self._waiters:
+                self._watch()
+
+    def _attempt_in_turn(self, waiter: Any) -> Any:
+        found = super()._attempt_in_turn(waiter)
+        if found is NOTHING:
+            self._watch()
+        return found
+
+    def _watch(self) -> None:
+        if not self._watched:
+            self._watched = True
+            _original.start_new_thread(self._watch_natively, ())
+
+    def _watch_natively(self) -> None:
+        lock = self._lock
+        while self._waiters:
+            if lock.acquire(True, _ROUND):
+                lock.release()
+                break
+        self._watched = False
+        self._invite()
+
+
+class OldLock(_Watched, Lock):
+    """A lock around an old one."""
+
+    __slots__ = ("_watched",)
+
+    def __init__(self, native: Any) -> None:
+        super().__init__()
+        self._lock = native
+        self._watched = False
+
+
+class _OldRLock(_Watched):
+    """An old RLock as one more lock that a green may have to wait for. Its owner is the thread, as it always was."""
+
+    __slots__ = ("_lock", "_watched")
+
+    def __init__(self, native: Any) -> None:
+        super().__init__()
+        self._lock = native
+        self._watched = False
+
+    def _attempt(self) -> Any:
+        return True if self._lock.acquire(False) else NOTHING
+
+    def _available(self) -> bool:
+        return False  # it cannot be asked; the thread finds out
+
+    def acquire(self, blocking: bool, timeout: float) -> bool:
+        green = current_green()
+        if green is None or not blocking or timeout == 0:
+            return self._lock.acquire(blocking, timeout)  # type: ignore[no-any-return]
+        if not self._waiters and self._lock.acquire(False):
+            return True
+        return self._wait(green, None if timeout == -1 else timeout) is True
+
+
+class PassableRLock(RLock):
+    """An RLock, around an old one or not, that a parked green does not bar against native code of its own thread.
+
+    Such code cannot wait for the green, which cannot go on as long as it waits. Logging is called from everywhere, so
+    that an error is out of the question; the native lock, which is the thread's, never was in the way there either.
+    """
+
+    __slots__ = ("_old", "_passable")
+
+    def __init__(self, native: Any = None, *, passable: bool = True) -> None:
+        super().__init__()
+        self._old = None if native is None else _OldRLock(native)
+        self._passable = passable
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        """Take the lock, once more if it is the caller's. Parks in green code; see `RLock.acquire`."""
+        owner: Any = self._owner
+        if owner.__class__ is Green and self._passable and holder_in_this_thread(self) is not None:
+            self._count += 1
+            return True
+        old = self._old
+        if old is None:
+            return super().acquire(blocking, timeout)
+        if old._lock._is_owned() and not self._is_held_here():
+            return old._lock.acquire()  # type: ignore[no-any-return]  # again, by who took it by way of the old lock
+        clock = _original.monotonic
+        deadline = None if timeout <= 0 else clock() + timeout
+        if not super().acquire(blocking, timeout):
+            return False
+        if self._count > 1:
+            return True
+        taken = False
+        try:
+            taken = old.acquire(blocking, timeout if deadline is None else max(0.0, deadline - clock()))
+        finally:
+            if not taken:
+                super().release()
+        return taken
+
+    __enter__ = acquire
+
+    def release(self) -> None:
+        """Let the lock go, or one of its holds. Never parks.
+
+        Raises:
+            RuntimeError: It is not the caller's.
+        """
+        if self._owner.__class__ is Green and self._passable and self._count > 1:
+            if holder_in_this_thread(self) is not None:
+                self._count -= 1
+                return
+        old = self._old
+        if old is None:
+            super().release()
+        elif not self._is_owned():
+            old._lock.release()  # taken by way of the old lock; raises if it was not
+        else:
+            if self._count == 1:
+                old._lock.release()
+                if old._waiters:
+                    old._invite()
+            super().release()
+
+    def _release_save(self) -> Any:
+        saved = super()._release_save()
+        if self._old is not None:
+            self._old._lock.release()
+        return saved
+
+    def _acquire_restore(self, saved: Any) -> None:
+        super()._acquire_restore(saved)
+        if self._old is None:
+            return
+        try:
+            self._old.acquire(True, -1)
+        except BaseException:
+            super()._release_save()  # the caller tries again
+            raise
+
+    def _at_fork_reinit(self) -> None:
+        super()._at_fork_reinit()
+        if self._old is not None:
+            self._old._waiters = []
+            self._old._lock._at_fork_reinit()
+
+    def _is_held_here(self) -> bool:
+        """Tell whether this object is held by the calling thread or by one of its greens."""
+        owner: Any = self._owner
+        return owner == _original.get_ident() or (isinstance(owner, Green) and owner.thread is thread_state())
+
+    def is_in_use(self) -> bool:
+        """Tell whether anybody holds it, or waits for it, by way of this object. Never parks."""
+        return self._owner is not None or bool(self._waiters)
+
+
+def holder_in_this_thread(lock: Any) -> Green | None:
+    """Look up the green that holds an RLock and is parked, if native code of its thread asks. Never parks."""
+    owner = lock._owner
+    if owner.__class__ is Green and current_green() is None and owner.thread is thread_state():
+        return owner  # type: ignore[no-any-return]
+    return None
