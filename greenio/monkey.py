@@ -65,6 +65,9 @@ _GROUPS: dict[str, Group] = {
 _PINNED = ("asyncio", "concurrent.futures", "greenio", "uvloop")
 """Packages that keep the native objects they imported by name."""
 
+_AS_THEY_SHOULD_BE = (*_PINNED, "_frozen_importlib", "importlib", "logging", "threading")
+"""Packages whose old objects are no news."""
+
 _BY_DEFAULT = frozenset(_GROUPS) - {"green_threads"}
 """Groups that are patched unless they are named."""
 
@@ -338,7 +341,7 @@ def report() -> Report:
         return Report(
             patched={name: tuple(item.patch.target for item in found.names) for name, found in groups.items()},
             rebound=tuple(sorted(done.reference for found in groups.values() for done in found.exchanged)),
-            unreachable=tuple(sorted(set(find_holders(sought, _PINNED, ours)))),
+            unreachable=tuple(sorted(set(find_holders(sought, _AS_THEY_SHOULD_BE, ours)))),
         )
 
 

@@ -41,6 +41,8 @@ MONKEY = [
     "original",
     "patch_all",
     "patch_dns",
+    "patch_green_threads",
+    "patch_local",
     "patch_select",
     "patch_selectors",
     "patch_socket",

@@ -16,9 +16,10 @@ from typing import Any
 
 from .. import _original
 from .._core import current_green
-from .._sync import Lock, RLock, SimpleQueue
+from .._sync import Lock, OldLock, PassableRLock, RLock, SimpleQueue
 from ._green_threads import start_greenlet, starts_greenlet
 from ._identity import IDENTITY
+from ._old_objects import Adoption
 from ._logging import LOGGING, exchange_logging_locks, restore_logging_locks
 from ._table import Group, Patch, like, patches
 from ._thread_state import end_of, runs_in_this_thread
@@ -156,6 +157,22 @@ def join(self: threading.Thread, timeout: float | None = None) -> None:
     return None
 
 
+_adoption = Adoption(
+    {_thread.LockType: OldLock, _original.RLock: PassableRLock},
+    lambda lock: isinstance(lock, PassableRLock) and lock.is_in_use(),
+)
+
+
+def _exchange_old_locks() -> None:
+    exchange_logging_locks()
+    _adoption.do()
+
+
+def _restore_old_locks() -> None:
+    _adoption.undo()
+    restore_logging_locks()
+
+
 GROUP = Group(
     "threading",
     (
@@ -175,6 +192,8 @@ GROUP = Group(
         *IDENTITY,
         *LOGGING,
     ),
-    do=exchange_logging_locks,
-    undo=restore_logging_locks,
+    do=_exchange_old_locks,
+    undo=_restore_old_locks,
+    # Before CPython 3.13 a plain lock is made by a function.
+    hidden={} if isinstance(_original.allocate_lock, type) else {"threading.Lock": (_thread.LockType, Lock)},
 )

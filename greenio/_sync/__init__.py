@@ -1,6 +1,6 @@
 """Locks, queues and thread-local data that native threads and the greens of any loop share."""
 
-from ._local import GreenIdentity, current_identity, local
+from ._local import GreenIdentity, OldLocal, current_identity, local
 from ._locks import Lock, RLock
 from ._old import OldLock, PassableRLock, holder_in_this_thread
 from ._queue import SimpleQueue
@@ -8,6 +8,7 @@ from ._queue import SimpleQueue
 __all__ = [
     "GreenIdentity",
     "Lock",
+    "OldLocal",
     "OldLock",
     "PassableRLock",
     "RLock",

@@ -16,7 +16,7 @@ from typing import Any, Final
 from .. import _original
 from .._core import current_green, getcurrent
 
-__all__ = ["GreenIdentity", "current_identity", "local"]
+__all__ = ["GreenIdentity", "OldLocal", "current_identity", "local"]
 
 _ROUNDS = 4
 """How often values are dropped at the end of a call, since finalizers may set new ones: as often as pthreads does it."""
@@ -138,13 +138,44 @@ class local(_Native):  # type: ignore[misc]  # noqa: N801  # as the native one i
         return None
 
 
+class OldLocal(local):
+    """A local around one that is older than the patch, which goes on keeping the values of threads."""
+
+    __slots__ = ("_greenio_old",)
+
+    def __new__(cls, old: Any, /) -> Any:
+        self = super().__new__(cls)
+        _set_old(self, old)
+        return self
+
+    def __getattribute__(self, name: str) -> Any:
+        if getcurrent().parent is None or current_identity() is None:
+            return getattr(_old(self), name)
+        return local.__getattribute__(self, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if getcurrent().parent is None or current_identity() is None:
+            setattr(_old(self), name, value)
+        else:
+            local.__setattr__(self, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        if getcurrent().parent is None or current_identity() is None:
+            delattr(_old(self), name)
+        else:
+            local.__delattr__(self, name)
+
+
+_old = vars(OldLocal)["_greenio_old"].__get__
+_set_old = vars(OldLocal)["_greenio_old"].__set__
 _tables: Callable[[local], dict[GreenIdentity, dict[str, Any]]] = vars(local)["_greenio_tables"].__get__
 _set_tables = vars(local)["_greenio_tables"].__set__
 _arguments = vars(local)["_greenio_arguments"].__get__
 _set_arguments = vars(local)["_greenio_arguments"].__set__
 
 local.__doc__ = _Native.__doc__
-local.__module__, local.__name__, local.__qualname__ = _Native.__module__, _Native.__name__, _Native.__qualname__
+for _class in (local, OldLocal):
+    _class.__module__, _class.__name__, _class.__qualname__ = _Native.__module__, _Native.__name__, _Native.__qualname__
 
 
 def _make_elsewhere(cls: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

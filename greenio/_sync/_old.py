@@ -95,21 +95,20 @@ class _OldRLock(_Watched):
 class PassableRLock(RLock):
     """An RLock, around an old one or not, that a parked green does not bar against native code of its own thread.
 
-    Such code cannot wait for the green, which cannot go on as long as it waits. Logging is called from everywhere, so
-    that an error is out of the question; the native lock, which is the thread's, never was in the way there either.
+    Such code cannot wait for the green, which cannot go on as long as it waits. The native lock, which is the thread's,
+    never was in its way either.
     """
 
-    __slots__ = ("_old", "_passable")
+    __slots__ = ("_old",)
 
-    def __init__(self, native: Any = None, *, passable: bool = True) -> None:
+    def __init__(self, native: Any = None) -> None:
         super().__init__()
         self._old = None if native is None else _OldRLock(native)
-        self._passable = passable
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         """Take the lock, once more if it is the caller's. Parks in green code; see `RLock.acquire`."""
         owner: Any = self._owner
-        if owner.__class__ is Green and self._passable and holder_in_this_thread(self) is not None:
+        if owner.__class__ is Green and holder_in_this_thread(self) is not None:
             self._count += 1
             return True
         old = self._old
@@ -139,10 +138,10 @@ class PassableRLock(RLock):
         Raises:
             RuntimeError: It is not the caller's.
         """
-        if self._owner.__class__ is Green and self._passable and self._count > 1:
-            if holder_in_this_thread(self) is not None:
-                self._count -= 1
-                return
+        owner: Any = self._owner
+        if owner.__class__ is Green and self._count > 1 and holder_in_this_thread(self) is not None:
+            self._count -= 1
+            return
         old = self._old
         if old is None:
             super().release()
