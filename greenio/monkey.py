@@ -177,7 +177,7 @@ def patch_all(
         local: `threading.local`.
         select: `select.select`, `poll`, `epoll`.
         selectors: Every class of `selectors`.
-        threading: Locks, conditions and queues of `threading` and `queue`, `Thread.join`, and who `current_thread()` is.
+        threading: Locks, conditions and queues of `threading` and `queue`, `Thread.join`, `current_thread`.
         time: `time.sleep`.
         **unknown: There are no others.
 

@@ -216,7 +216,8 @@ class TestAllOrNothing:
     )
     def test_group_that_is_unknown(self, call):
         with pytest.raises(
-            ValueError, match="'queue'; the groups are dns, green_threads, local, select, selectors, socket, ssl, threading, time"
+            ValueError,
+            match="'queue'; the groups are dns, green_threads, local, select, selectors, socket, ssl, threading, time",
         ):
             call()
         assert not monkey.report().patched

@@ -155,7 +155,7 @@ def thread_state() -> ThreadState:
 
 
 class Identity(Protocol):
-    """Who sync code is, as long as a call lasts: what it calls its thread, and the values that are that thread's own."""
+    """Who sync code is as long as a call lasts: what it calls its thread, and the values that are that thread's own."""
 
     def end(self) -> None:
         """Let go of them, in the green itself, when its call ends. May park."""

@@ -10,7 +10,6 @@ import threading
 from asyncio import CancelledError
 from contextvars import Context
 from types import FrameType
-from typing import Any
 
 from .._core import Green, current_green, spawn
 from .._sync import GreenIdentity

@@ -53,7 +53,7 @@ def is_of_the_thread(frame: FrameType) -> bool:
     return known
 
 
-_known: dict[Any, bool] = {name: True for name in _OF_THE_THREAD}
+_known: dict[Any, bool] = dict.fromkeys(_OF_THE_THREAD, True)
 _PREFIXES = tuple(f"{name}." for name in _OF_THE_THREAD)
 
 
@@ -72,7 +72,7 @@ def current_thread() -> threading.Thread:
     identity = current_identity()
     if identity is None or is_of_the_thread(sys._getframe(1)):
         return _native_thread()
-    return identity.thread or _GreenThread(identity)  # type: ignore[no-any-return]
+    return identity.thread or _GreenThread(identity)
 
 
 class _GreenThread(threading.Thread):

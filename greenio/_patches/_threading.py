@@ -19,8 +19,8 @@ from .._core import current_green
 from .._sync import Lock, OldLock, PassableRLock, RLock, SimpleQueue
 from ._green_threads import start_greenlet, starts_greenlet
 from ._identity import IDENTITY
-from ._old_objects import Adoption
 from ._logging import LOGGING, exchange_logging_locks, restore_logging_locks
+from ._old_objects import Adoption
 from ._table import Group, Patch, like, patches
 from ._thread_state import end_of, runs_in_this_thread
 

@@ -1,11 +1,12 @@
 """Locks, queues and thread-local data that native threads and the greens of any loop share."""
 
-from ._local import GreenIdentity, OldLocal, current_identity, local
+from ._local import LOCAL_METHODS, GreenIdentity, OldLocal, current_identity, local
 from ._locks import Lock, RLock
 from ._old import OldLock, PassableRLock, holder_in_this_thread
 from ._queue import SimpleQueue
 
 __all__ = [
+    "LOCAL_METHODS",
     "GreenIdentity",
     "Lock",
     "OldLocal",

@@ -4,22 +4,26 @@ The class is a subclass of the native one, which keeps the values of threads as 
 by the native methods. The values of greens belong to the local: a dict by the identity of the call. So they go with the
 local, rings through it included, and each green drops its own when its call ends.
 
+A subclass of the native class that is older than the patch is given the same three methods; its greens' values stand in
+a table beside it, and a ring through them lasts until the call ends.
+
 What async code sees, in a task as below `await_`, is the thread's: it may be resumed in any green, or in none.
 """
 
 from __future__ import annotations
 
+import gc
 import weakref
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from .. import _original
 from .._core import current_green, getcurrent
 
-__all__ = ["GreenIdentity", "OldLocal", "current_identity", "local"]
+__all__ = ["LOCAL_METHODS", "GreenIdentity", "OldLocal", "current_identity", "local"]
 
 _ROUNDS = 4
-"""How often values are dropped at the end of a call, since finalizers may set new ones: as often as pthreads does it."""
+"""How often values are dropped at the end of a call, since finalizers may set new ones: as often as pthreads does."""
 
 
 class GreenIdentity:
@@ -81,7 +85,9 @@ _plain_get = object.__getattribute__
 _vars_of: Callable[[type], Mapping[str, Any]] = vars(type)["__dict__"].__get__
 _mro_of: Callable[[type], tuple[type, ...]] = vars(type)["__mro__"].__get__
 
-_NO_ARGUMENTS: Final[tuple[tuple[Any, ...], dict[str, Any]]] = ((), {})
+_Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
+_Tables: TypeAlias = dict[GreenIdentity, dict[str, Any]]
+_NO_ARGUMENTS: Final[_Arguments] = ((), {})
 
 
 class local(_Native):  # type: ignore[misc]  # noqa: N801  # as the native one is called
@@ -105,37 +111,23 @@ class local(_Native):  # type: ignore[misc]  # noqa: N801  # as the native one i
     def __getattribute__(self, name: str) -> Any:
         if getcurrent().parent is None or (identity := current_identity()) is None:
             return _native_get(self, name)
-        values = _tables(self).get(identity)
-        if values is None:
-            values = _begin(self, identity)
-        if name == "__dict__":
-            return values
-        if name not in values:
-            return _plain_get(self, name)  # of the class: an instance has no other dict
-        attribute = _data_descriptor(self, name)
-        return values[name] if attribute is None else type(attribute).__get__(attribute, self, type(self))
+        return _get(self, name, identity)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if getcurrent().parent is None or (identity := current_identity()) is None:
-            return _native_set(self, name, value)  # type: ignore[no-any-return]
-        values = _values_to_change(self, identity, name)
-        attribute = _data_descriptor(self, name)
-        if attribute is not None:
-            return type(attribute).__set__(attribute, self, value)  # type: ignore[no-any-return]
-        values[name] = value
-        return None
+            _native_set(self, name, value)
+        else:
+            _set(self, name, value, identity)
 
     def __delattr__(self, name: str) -> None:
         if getcurrent().parent is None or (identity := current_identity()) is None:
-            return _native_delete(self, name)  # type: ignore[no-any-return]
-        values = _values_to_change(self, identity, name)
-        attribute = _data_descriptor(self, name)
-        if attribute is not None:
-            return type(attribute).__delete__(attribute, self)  # type: ignore[no-any-return]
-        if name not in values:
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
-        del values[name]
-        return None
+            _native_delete(self, name)
+        else:
+            _delete(self, name, identity)
+
+
+LOCAL_METHODS: Final = {name: vars(local)[name] for name in ("__getattribute__", "__setattr__", "__delattr__")}
+"""What a subclass of the native class is given that is older than the patch."""
 
 
 class OldLocal(local):
@@ -149,33 +141,59 @@ class OldLocal(local):
         return self
 
     def __getattribute__(self, name: str) -> Any:
-        if getcurrent().parent is None or current_identity() is None:
+        if getcurrent().parent is None or (identity := current_identity()) is None:
             return getattr(_old(self), name)
-        return local.__getattribute__(self, name)
+        return _get(self, name, identity)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if getcurrent().parent is None or current_identity() is None:
+        if getcurrent().parent is None or (identity := current_identity()) is None:
             setattr(_old(self), name, value)
         else:
-            local.__setattr__(self, name, value)
+            _set(self, name, value, identity)
 
     def __delattr__(self, name: str) -> None:
-        if getcurrent().parent is None or current_identity() is None:
+        if getcurrent().parent is None or (identity := current_identity()) is None:
             delattr(_old(self), name)
         else:
-            local.__delattr__(self, name)
+            _delete(self, name, identity)
 
 
 _old = vars(OldLocal)["_greenio_old"].__get__
 _set_old = vars(OldLocal)["_greenio_old"].__set__
-_tables: Callable[[local], dict[GreenIdentity, dict[str, Any]]] = vars(local)["_greenio_tables"].__get__
+_own_tables: Callable[[Any], _Tables] = vars(local)["_greenio_tables"].__get__
 _set_tables = vars(local)["_greenio_tables"].__set__
-_arguments = vars(local)["_greenio_arguments"].__get__
+_own_arguments: Callable[[Any], _Arguments] = vars(local)["_greenio_arguments"].__get__
 _set_arguments = vars(local)["_greenio_arguments"].__set__
 
 local.__doc__ = _Native.__doc__
 for _class in (local, OldLocal):
     _class.__module__, _class.__name__, _class.__qualname__ = _Native.__module__, _Native.__name__, _Native.__qualname__
+
+_beside: dict[int, tuple[weakref.ref[Any], _Tables]] = {}
+"""The values of greens in instances of subclasses that are older than the patch, by the id of the instance."""
+
+
+def _tables(owner: Any) -> _Tables:
+    """Look up the values that greens have in a local."""
+    if issubclass(type(owner), local):
+        return _own_tables(owner)
+    key = id(owner)
+    found = _beside.get(key)
+    if found is None:
+        found = _beside[key] = (weakref.ref(owner, lambda _: _beside.pop(key, None)), {})
+    return found[1]
+
+
+def _arguments(owner: Any) -> _Arguments:
+    """Look up what `__init__` is to be called with: the native class shows that to the collector only."""
+    if issubclass(type(owner), local):
+        return _own_arguments(owner)
+    referents = gc.get_referents(owner)
+    shown = referents[referents.index(type(owner)) + 1 :]
+    args = shown[0] if shown and type(shown[0]) is tuple else ()
+    # The dict of the keywords, if there are any, stands before that of the values of threads.
+    kwargs = shown[1] if len(shown) > 2 and type(shown[1]) is type(shown[2]) is dict else {}
+    return args, kwargs
 
 
 def _make_elsewhere(cls: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -219,7 +237,39 @@ def _begin(self: Any, identity: GreenIdentity) -> dict[str, Any]:
     return values
 
 
-def _values_to_change(self: Any, identity: GreenIdentity, name: str) -> dict[str, Any]:
+def _get(self: Any, name: str, identity: GreenIdentity) -> Any:
+    values = _tables(self).get(identity)
+    if values is None:
+        values = _begin(self, identity)
+    if name == "__dict__":
+        return values
+    if name not in values:
+        return _plain_get(self, name)  # of the class: an instance has no other dict
+    attribute = _data_descriptor(self, name)
+    return values[name] if attribute is None else type(attribute).__get__(attribute, self, type(self))
+
+
+def _set(self: Any, name: str, value: Any, identity: GreenIdentity) -> None:
+    values = _values_to_change(self, name, identity)
+    attribute = _data_descriptor(self, name)
+    if attribute is None:
+        values[name] = value
+    else:
+        type(attribute).__set__(attribute, self, value)
+
+
+def _delete(self: Any, name: str, identity: GreenIdentity) -> None:
+    values = _values_to_change(self, name, identity)
+    attribute = _data_descriptor(self, name)
+    if attribute is not None:
+        type(attribute).__delete__(attribute, self)
+    elif name in values:
+        del values[name]
+    else:
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
+
+
+def _values_to_change(self: Any, name: str, identity: GreenIdentity) -> dict[str, Any]:
     if name == "__dict__":
         raise AttributeError(f"{type(self).__name__!r} object attribute '__dict__' is read-only")
     values = _tables(self).get(identity)

@@ -23,10 +23,7 @@ _ROUND = 0.5
 class _Watched(Shared):
     """Something native that may be let go without notice: one thread waits for it as long as greens do."""
 
-    __slots__ = ()
-
-    _lock: Any
-    _watched: bool
+    __slots__ = ()  # what it needs, `_lock` and `_watched`, its subclasses have: only one base may have slots
 
     def _wait(self, green: Green, timeout: float | None) -> Any:
         try:
@@ -41,12 +38,12 @@ class _Watched(Shared):
             self._watch()
         return found
 
-    def _watch(self) -> None:
+    def _watch(self: Any) -> None:
         if not self._watched:
             self._watched = True
             _original.start_new_thread(self._watch_natively, ())
 
-    def _watch_natively(self) -> None:
+    def _watch_natively(self: Any) -> None:
         lock = self._lock
         while self._waiters:
             if lock.acquire(True, _ROUND):
@@ -190,5 +187,5 @@ def holder_in_this_thread(lock: Any) -> Green | None:
     """Look up the green that holds an RLock and is parked, if native code of its thread asks. Never parks."""
     owner = lock._owner
     if owner.__class__ is Green and current_green() is None and owner.thread is thread_state():
-        return owner  # type: ignore[no-any-return]
+        return owner
     return None
