@@ -33,11 +33,9 @@ def _codes(*functions: Any) -> frozenset[CodeType]:
     return frozenset(function.__code__ for function in functions if hasattr(function, "__code__"))
 
 
-_PyRLock: Any = getattr(threading, "_RLock", None)
 _IN_THREADING = _codes(
     threading.Thread.__init__,  # whether a new thread is a daemon
     getattr(threading, "currentThread", None),
-    *vars(_PyRLock).values(),
 )
 """What sees the green, of `threading` itself; the rest is bookkeeping about real threads."""
 
