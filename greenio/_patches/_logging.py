@@ -73,7 +73,7 @@ def _write(handler: logging.Handler, backlog: _Backlog) -> None:
     late = None
     try:
         while backlog.records:
-            late = _write_next(handler, backlog.records) or late
+            late = _write_some(handler, backlog.records) or late
     finally:
         if _backlogs.get(handler) is backlog:
             del _backlogs[handler]
@@ -81,15 +81,18 @@ def _write(handler: logging.Handler, backlog: _Backlog) -> None:
         raise late
 
 
-def _write_next(handler: logging.Handler, records: deque[logging.LogRecord]) -> CancelledError | None:
+def _write_some(handler: logging.Handler, records: deque[logging.LogRecord]) -> CancelledError | None:
+    """Write what there is when the turn comes; return the first cancellation, which keeps no record from being tried."""
     late = _acquire(handler)
-    record = records.popleft()
     try:
-        handler.emit(record)
-    except CancelledError as error:
-        late = late or error
-    except Exception:
-        handler.handleError(record)
+        for _ in range(len(records)):
+            record = records.popleft()
+            try:
+                handler.emit(record)
+            except CancelledError as error:
+                late = late or error
+            except Exception:
+                handler.handleError(record)
     finally:
         handler.release()
     return late

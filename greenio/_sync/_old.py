@@ -96,21 +96,26 @@ class PassableRLock(RLock):
     never was in its way either.
     """
 
-    __slots__ = ("_old",)
+    __slots__ = ("_old", "_whole")
 
     def __init__(self, native: Any = None) -> None:
         super().__init__()
         self._old = None if native is None else _OldRLock(native)
+        self._whole = native is None
+        """Whether the owner has the old lock as well, or there is none."""
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         """Take the lock, once more if it is the caller's. Parks in green code; see `RLock.acquire`."""
         owner: Any = self._owner
-        if owner.__class__ is Green and holder_in_this_thread(self) is not None:
+        barred = owner.__class__ is Green and _is_barred_by(owner)
+        if barred and self._whole:
             self._count += 1
             return True
         old = self._old
         if old is None:
             return super().acquire(blocking, timeout)
+        if barred:
+            return old._lock.acquire(blocking, timeout)  # type: ignore[no-any-return]  # the green waits for it too
         if old._lock._is_owned() and not self._is_held_here():
             return old._lock.acquire()  # type: ignore[no-any-return]  # again, by who took it by way of the old lock
         clock = _original.monotonic
@@ -119,13 +124,12 @@ class PassableRLock(RLock):
             return False
         if self._count > 1:
             return True
-        taken = False
         try:
-            taken = old.acquire(blocking, timeout if deadline is None else max(0.0, deadline - clock()))
+            self._whole = old.acquire(blocking, timeout if deadline is None else max(0.0, deadline - clock()))
         finally:
-            if not taken:
+            if not self._whole:
                 super().release()
-        return taken
+        return self._whole
 
     __enter__ = acquire
 
@@ -136,7 +140,7 @@ class PassableRLock(RLock):
             RuntimeError: It is not the caller's.
         """
         owner: Any = self._owner
-        if owner.__class__ is Green and self._count > 1 and holder_in_this_thread(self) is not None:
+        if self._count > 1 and self._whole and owner.__class__ is Green and _is_barred_by(owner):
             self._count -= 1
             return
         old = self._old
@@ -146,6 +150,7 @@ class PassableRLock(RLock):
             old._lock.release()  # taken by way of the old lock; raises if it was not
         else:
             if self._count == 1:
+                self._whole = False
                 old._lock.release()
                 if old._waiters:
                     old._invite()
@@ -154,6 +159,7 @@ class PassableRLock(RLock):
     def _release_save(self) -> Any:
         saved = super()._release_save()
         if self._old is not None:
+            self._whole = False
             self._old._lock.release()
         return saved
 
@@ -162,7 +168,7 @@ class PassableRLock(RLock):
         if self._old is None:
             return
         try:
-            self._old.acquire(True, -1)
+            self._whole = self._old.acquire(True, -1)
         except BaseException:
             super()._release_save()  # the caller tries again
             raise
@@ -170,6 +176,7 @@ class PassableRLock(RLock):
     def _at_fork_reinit(self) -> None:
         super()._at_fork_reinit()
         if self._old is not None:
+            self._whole = False
             self._old._waiters = []
             self._old._lock._at_fork_reinit()
 
@@ -183,9 +190,12 @@ class PassableRLock(RLock):
         return self._owner is not None or bool(self._waiters)
 
 
-def holder_in_this_thread(lock: Any) -> Green | None:
+def holder_in_this_thread(lock: PassableRLock) -> Green | None:
     """Look up the green that holds an RLock and is parked, if native code of its thread asks. Never parks."""
-    owner = lock._owner
-    if owner.__class__ is Green and current_green() is None and owner.thread is thread_state():
-        return owner
-    return None
+    owner: Any = lock._owner
+    return owner if owner.__class__ is Green and lock._whole and _is_barred_by(owner) else None
+
+
+def _is_barred_by(owner: Green) -> bool:
+    """Tell whether the caller is native code of the very thread of a green."""
+    return current_green() is None and owner.thread is thread_state()
