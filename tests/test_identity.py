@@ -1,4 +1,4 @@
-"""Who code is: `current_thread`, `get_ident` of greens, of coroutines and of native threads, and what stands on them."""
+"""Who code is: `current_thread` and `get_ident` of greens, coroutines and threads, and what stands on them."""
 
 from __future__ import annotations
 
@@ -304,7 +304,7 @@ class TestWhatSeesTheThread:
     def test_deprecated_name(self, arun):
         async def main():
             def work():
-                with pytest.warns(DeprecationWarning):
+                with pytest.warns(DeprecationWarning, match="currentThread"):
                     assert threading.currentThread() is threading.current_thread()
 
             await to_greenlet(work)

@@ -82,7 +82,7 @@ def _write(handler: logging.Handler, backlog: _Backlog) -> None:
 
 
 def _write_some(handler: logging.Handler, records: deque[logging.LogRecord]) -> CancelledError | None:
-    """Write what there is when the turn comes; return the first cancellation, which keeps no record from being tried."""
+    """Write what there is when the turn comes; return the first cancellation, which stops no other record."""
     late = _acquire(handler)
     try:
         for _ in range(len(records)):

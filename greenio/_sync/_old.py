@@ -2,7 +2,8 @@
 
 The old lock stays inside and is the one that counts. So whoever holds a reference of its own to it, or held it before,
 excludes greens and is excluded by them as ever. Only nobody tells greens that such code let go: as long as one waits, a
-thread waits natively in its place, and invites it then.
+thread waits natively in its place, and invites it then. That thread has the lock itself for a moment, in which an
+attempt that does not wait (`acquire(False)`) finds it held.
 """
 
 from __future__ import annotations
