@@ -849,7 +849,7 @@ def test_against_a_model(machine: type[Machine], kinds: tuple[str, str]) -> None
 
 
 GROUPED = (Flaky, getattr(builtins, "ExceptionGroup", Flaky))
-"""What Hypothesis raises where an example fails in two ways, or not at each attempt: the fault was found all the same."""
+"""What Hypothesis raises where an example fails in two ways, or not at each attempt: the fault was found."""
 
 
 def never_available(patches: pytest.MonkeyPatch) -> None:
