@@ -34,7 +34,7 @@ PATCHES = [patch for group in monkey._GROUPS.values() for patch in group.patches
 FUNCTIONS = {patch.target: patch for patch in PATCHES if callable(patch.green) and not isinstance(patch.green, type)}
 BUILT_IN = [name for name, patch in FUNCTIONS.items() if not isinstance(patch.green, types.FunctionType)]
 HELD = types.SimpleNamespace(sleep=time.sleep, getaddrinfo=socket.getaddrinfo)  # an instance, which nobody rebinds
-KEPT_ELSEWHERE = {"greenio", "sys", "tests", "test_monkey", "_pytest", "pytest"}
+KEPT_ELSEWHERE = {"greenio", "hypothesis", "sys", "tests", "test_monkey", "_pytest", "pytest"}
 
 
 def native(name):
