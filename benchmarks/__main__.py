@@ -71,6 +71,8 @@ def _list(rows: Sequence[Row]) -> None:
             print(f"    {contender.name}")
         for target in row.targets:
             print(f"    target: {target.contender} >= {target.at_least or 'any'} x {target.than} ({target.metric})")
+        for limit in row.limits:
+            print(f"    limit: {limit.contender} <= {limit.at_most:g} ({limit.metric})")
 
 
 def _say(what: str) -> None:

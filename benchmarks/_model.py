@@ -8,7 +8,7 @@ from typing import Any
 
 from ._session import Session
 
-__all__ = ["CPU", "METRICS", "RATE", "Contender", "Metric", "Row", "Target", "each_loop", "to_thread_twice"]
+__all__ = ["CPU", "METRICS", "RATE", "Contender", "Limit", "Metric", "Row", "Target", "each_loop", "to_thread_twice"]
 
 Entry = Callable[..., Session]
 
@@ -101,6 +101,20 @@ class Target:
 
 
 @dataclass(frozen=True)
+class Limit:
+    """A value that a contender is not to exceed, by itself.
+
+    Attributes:
+        at_most: The value, in the metric's own unit.
+        metric: What is limited.
+    """
+
+    contender: str
+    at_most: float
+    metric: str = CPU
+
+
+@dataclass(frozen=True)
 class Row:
     """Contenders side by side.
 
@@ -110,6 +124,7 @@ class Row:
         title: What is done.
         contenders: Who does it.
         targets: What is to be reached.
+        limits: What is not to be exceeded.
         columns: The metrics to show.
         first: Operations of the first round, which warms up. Later rounds are sized to last as long as was asked.
         fixed: Operations of every round, and of a round of `--quick`, where the number belongs to the question.
@@ -125,6 +140,7 @@ class Row:
     title: str
     contenders: tuple[Contender, ...]
     targets: tuple[Target, ...] = ()
+    limits: tuple[Limit, ...] = ()
     columns: tuple[str, ...] = (RATE, CPU, "busy", "waited")
     first: int = 100
     fixed: tuple[int, int] | None = None

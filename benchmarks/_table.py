@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ._model import CPU, METRICS, RATE
+from ._model import CPU, METRICS, RATE, Limit
 from ._runner import Outcome, Result, Verdict
 
 __all__ = ["as_json", "heading", "table"]
@@ -41,7 +41,7 @@ def heading(machine: Mapping[str, str]) -> str:
 
 def table(result: Result) -> str:
     """Lay out one row: its contenders, and under them its targets."""
-    return "\n".join([*_contenders(result), *_targets(result.verdicts)])
+    return "\n".join([*_contenders(result), *_targets(result.verdicts), *_limits(result)])
 
 
 def _contenders(result: Result) -> Iterator[str]:
@@ -99,6 +99,22 @@ def _target(verdict: Verdict, shown: Sequence[str]) -> str:
     return f"{f'{target.contender} : {target.than}':{_NAME + 32}}{wanted:>8}{cells}  {verdict.word}{note}"
 
 
+def _limits(result: Result) -> Iterator[str]:
+    for limit in result.row.limits:
+        metric, value = METRICS[limit.metric], _reached(result, limit)
+        said = "not measured" if value is None else f"{value:{metric.form}}, {_word(value, limit)}"
+        yield f"{limit.contender}: {metric.title} at most {limit.at_most:{metric.form}}: {said}"
+
+
+def _reached(result: Result, limit: Limit) -> float | None:
+    (outcome,) = (outcome for outcome in result.outcomes if outcome.contender.name == limit.contender)
+    return outcome.median(limit.metric)
+
+
+def _word(value: float | None, limit: Limit) -> str:
+    return "not measured" if value is None else "ok" if value <= limit.at_most else "exceeded"
+
+
 def as_json(machine: Mapping[str, str], results: Sequence[Result]) -> dict[str, Any]:
     """Give everything that was measured, every round of it."""
     return {"machine": dict(machine), "rows": [_row_json(result) for result in results]}
@@ -112,6 +128,7 @@ def _row_json(result: Result) -> dict[str, Any]:
         "title": row.title,
         "contenders": [_outcome_json(outcome) for outcome in result.outcomes],
         "targets": [_verdict_json(verdict) for verdict in result.verdicts],
+        "limits": [_limit_json(result, limit) for limit in row.limits],
     }
 
 
@@ -123,6 +140,17 @@ def _outcome_json(outcome: Outcome) -> dict[str, Any]:
         "reason": outcome.reason,
         "median": {key: outcome.median(key) for key in keys},
         "rounds": [dict(sample) for sample in outcome.samples],
+    }
+
+
+def _limit_json(result: Result, limit: Limit) -> dict[str, Any]:
+    value = _reached(result, limit)
+    return {
+        "contender": limit.contender,
+        "metric": limit.metric,
+        "at_most": limit.at_most,
+        "reached": value,
+        "verdict": _word(value, limit),
     }
 
 

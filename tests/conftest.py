@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import gc
 import os
@@ -9,6 +10,7 @@ import platform
 import signal
 import sys
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ import pytest
 import uvloop
 
 import greenio
-from greenio import _core, monkey
+from greenio import _core, _original, monkey
 
 GROUPS = ["dns", "select", "selectors", "socket", "ssl", "threading", "time"]
 KINDS = ["asyncio", "asyncio-debug", "uvloop"]
@@ -140,30 +142,57 @@ def _target(fd: str) -> str:
         return ""
 
 
-def _parked() -> list[_core.Green]:
-    return [green for green in _core.greens() if getattr(green, "waiting", False)]
+def _busy() -> list[_core.Green]:
+    """List the greens that are in a call: parked, or claimed by somebody who never resumed them."""
+    return [green for green in _core.greens() if getattr(green, "host", None) is not None]
+
+
+def _pending_tasks() -> list[asyncio.Task[Any]]:
+    # Of all loops: asyncio.all_tasks() wants to know which. By class, since `isinstance` would wake lazy proxies.
+    found = [each for each in gc.get_objects() if issubclass(type(each), asyncio.Task)]
+    # A test that gives one up on purpose tells asyncio not to complain of it either.
+    return [task for task in found if not task.done() and task._log_destroy_pending]  # type: ignore[attr-defined]
+
+
+def _threads() -> tuple[set[threading.Thread], int]:
+    """Tell the threads that `threading` knows, and how many there are in all."""
+    return set(threading.enumerate()), _thread._count()
+
+
+def _wait_for_threads(before: tuple[set[threading.Thread], int]) -> tuple[set[threading.Thread], int]:
+    """Wait a moment for those that are just ending; return what is left."""
+    limit = time.monotonic() + 1
+    while True:
+        threads, count = _threads()
+        left = threads - before[0], count - before[1]
+        if (not left[0] and left[1] <= 0) or time.monotonic() > limit:
+            return left
+        _original.sleep(0.001)
 
 
 @pytest.fixture(autouse=True)
 def no_leaks() -> Iterator[None]:
-    """Fail a test that leaves greenlets parked, registrations, patches, descriptors or threads behind.
+    """Fail a test that leaves greenlets, tasks, registrations, patches, threads or descriptors behind.
 
     A loop that was not closed shows by its descriptors.
     """
     descriptors = _descriptors()
-    threads = set(threading.enumerate())
-    parked_before = _parked()  # by a test that has failed already
+    threads = _threads()
+    busy_before = _busy()  # of a test that has failed already
     registered_before = _core.registrations()
+    tasks_before = _pending_tasks()
     yield
     gc.collect()
-    parked = [green for green in _parked() if green not in parked_before]
-    assert not parked, f"left parked: {parked}"
+    busy = [green for green in _busy() if green not in busy_before]
+    assert not busy, f"left in a call: {busy}"
+    tasks = [task for task in _pending_tasks() if task not in tasks_before]
+    assert not tasks, f"left pending: {tasks}"
     registered = [watch for watch in _core.registrations() if watch not in registered_before]
     assert not registered, f"left registered: {registered}"
     patches = [group for group in GROUPS if monkey.is_patched(group)]
     assert not patches, f"left patched: {patches}"
-    for thread in set(threading.enumerate()) - threads:
-        thread.join(1)
-    assert set(threading.enumerate()) <= threads, "left threads"
+    known, more = _wait_for_threads(threads)
+    assert not known, f"left running: {known}"
+    assert more <= 0, f"left running: {more} threads that `threading` does not know"
     left = {entry for entry in _descriptors() - descriptors if "/proc/" not in entry and not entry.endswith(".so")}
     assert not left, f"left open: {left}"

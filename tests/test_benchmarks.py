@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks._model import CPU, METRICS, RATE, Contender, Row, Target
+from benchmarks._model import CPU, METRICS, RATE, Contender, Limit, Row, Target
 from benchmarks._runner import Outcome, Plan, Verdict, run_row
 from benchmarks._session import Session, UnavailableError, share
 from benchmarks._table import as_json, table
@@ -108,6 +108,7 @@ def test_every_row_runs(each: Row, tmp_path: Path) -> None:
             assert contender["reason"]
         assert contender["name"] in done.stdout
     assert len(found["targets"]) == len(each.targets)
+    assert len(found["limits"]) == len(each.limits)
     assert done.returncode == 0, done.stdout
 
 
@@ -173,6 +174,19 @@ def test_ratios_are_above_one_where_the_first_is_better() -> None:
     assert written["rows"][0]["targets"][0]["reached"] == 3.0
 
 
+def test_limits() -> None:
+    limits = tuple(Limit(name, 2.0, "seconds") for name in ("quick", "slow", "absent"))
+    contenders = (Contender("quick", steady, {"pace": 1.0}), Contender("slow", steady, {"pace": 3.0}))
+    result = run_row(
+        row(*contenders, Contender("absent", absent), limits=limits, columns=("seconds",)), QUICK, lambda _: None
+    )
+    assert "quick: seconds at most 2.00: 1.00, ok" in table(result)
+    assert "slow: seconds at most 2.00: 3.00, exceeded" in table(result)
+    assert "absent: seconds at most 2.00: not measured" in table(result)
+    written = as_json({}, [result])["rows"][0]["limits"]
+    assert [limit["verdict"] for limit in written] == ["ok", "exceeded", "not measured"]
+
+
 def verdict(*, client: float = 0.5, waited: float = 0.01) -> Verdict:
     """Judge a pair whose client was that busy, and whose first waited that long."""
     from benchmarks import _runner
@@ -230,7 +244,7 @@ def test_what_is_measured_has_one_cpu() -> None:
 
 
 def test_rows_are_consistent() -> None:
-    assert {each.number for each in ROWS} == set(range(1, 9))
+    assert {each.number for each in ROWS} == set(range(1, 13))
     assert len({each.name for each in ROWS}) == len(ROWS)
     for each in ROWS:
         names = [contender.name for contender in each.contenders]
@@ -239,6 +253,9 @@ def test_rows_are_consistent() -> None:
         for target in each.targets:
             assert {target.contender, target.than} <= set(names)
             assert target.metric in METRICS
+        for limit in each.limits:
+            assert limit.contender in names
+            assert limit.metric in METRICS
 
 
 def test_the_command_line_chooses() -> None:
@@ -247,9 +264,9 @@ def test_the_command_line_chooses() -> None:
     assert "2 park-once" in listed.stdout
     assert "3 echo" in listed.stdout
     assert "1 noop" not in listed.stdout
-    unknown = run_benchmarks("--rows", "11")
+    unknown = run_benchmarks("--rows", "99")
     assert unknown.returncode == 2
-    assert "no row '11'" in unknown.stderr
+    assert "no row '99'" in unknown.stderr
 
 
 def test_shares_add_up() -> None:

@@ -14,8 +14,8 @@ import time
 
 import pytest
 
+from each_park import acting_at
 from greenio import _core, await_, get_loop, spawn, timeout, to_greenlet, wait_readable
-from greenio._core import _await, _green
 from waiting import parked, until
 
 ROUNDS = int(os.environ.get("GREENIO_FUZZ_ROUNDS", "8"))
@@ -295,22 +295,6 @@ def test_cancel_twice_everywhere(arun, patched):
         assert outcome["cancelled"] or outcome.get("result") == "done"
 
 
-def switched_out(monkeypatch, act_at, act):
-    """Call `act` with the green at exactly the n-th park that goes through the kernel's own way out."""
-    count = [0]
-    native = _green.switch_out
-
-    def counting(green, deadline):
-        count[0] += 1
-        if count[0] == act_at:
-            act(green)
-        return native(green, deadline)
-
-    monkeypatch.setattr(_green, "switch_out", counting)
-    monkeypatch.setattr(_await, "switch_out", counting)
-    return count
-
-
 @pytest.mark.parametrize("how", ["cancel", "timeout"])
 def test_at_exactly_that_park(arun, patched, monkeypatch, how):
     def once(act_at):
@@ -334,7 +318,7 @@ def test_at_exactly_that_park(arun, patched, monkeypatch, how):
 
         limits = []
         with monkeypatch.context() as scope:
-            count = switched_out(scope, act_at, act)
+            count = acting_at(scope, act_at, act)
 
             async def main():
                 log = []

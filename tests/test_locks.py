@@ -20,7 +20,7 @@ import pytest
 
 from conftest import KINDS, finish, new_loop
 from greenio import await_, monkey, spawn, timeout, to_greenlet
-from waiting import turns
+from waiting import turns, until_parked
 
 pytestmark = pytest.mark.usefixtures("patched")
 
@@ -597,6 +597,17 @@ class TestConditions:
 
         arun(main)
 
+    def test_asking_for_the_owner_costs_no_attempt(self):
+        """`notify` asks each time: a queue asks twice for an item, and native threads are not to pay for it."""
+        lock = threading.Lock()
+        ask = threading.Condition(lock)._is_owned
+        assert type(ask) is type(len)
+        assert not ask()
+        with lock:
+            assert ask()
+        lock._at_fork_reinit()
+        assert not ask()
+
     def test_timeout(self, arun):
         async def main():
             condition = threading.Condition()
@@ -700,6 +711,23 @@ class TestConditions:
             await asyncio.sleep(0.05)
             await asyncio.to_thread(event.set)
             assert await asyncio.wait_for(asyncio.gather(*waiting, *threads), 10) == [True] * 203
+
+        arun(main)
+
+    @pytest.mark.parametrize("where", ["a thread", "a green", "a callback"])
+    def test_event_wakes_ten_thousand(self, arun, where):
+        async def main():
+            event = threading.Event()
+            waiting = [spawn(event.wait) for _ in range(10_000)]
+            await until_parked(10_000)
+            if where == "a thread":
+                await asyncio.to_thread(event.set)
+            elif where == "a green":
+                await to_greenlet(event.set)
+            else:
+                asyncio.get_running_loop().call_soon(event.set)
+            assert all(await asyncio.wait_for(asyncio.gather(*waiting), 50))
+            assert not event._cond._waiters
 
         arun(main)
 

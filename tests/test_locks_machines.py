@@ -273,6 +273,12 @@ class LockMachine(Machine):
     def release(self, number: int) -> None:
         self.order_one(number, "release")
 
+    @rule(number=ACTORS, victim=GREENS)
+    def release_and_cancel(self, number: int, victim: int) -> None:
+        """Chance seldom has the two meet in one turn."""
+        self.release(number)
+        self.cancel(victim)
+
     def check_rest(self) -> None:
         assert self.lock.locked() == (self.holder is not None)
         assert self.holder is not None or not self.pending, f"free, and still waiting: {self.pending}"

@@ -12,7 +12,7 @@ import time
 import pytest
 
 from greenio import monkey, spawn, to_greenlet
-from waiting import turns
+from waiting import turns, until_parked
 
 pytestmark = pytest.mark.usefixtures("patched")
 
@@ -71,13 +71,53 @@ def test_greens_are_served_in_order(arun):
     arun(main)
 
 
-def test_ten_thousand_wait(arun):
+MANY = 10_000
+
+
+@pytest.mark.parametrize("kind", ["SimpleQueue", "Queue"])
+def test_ten_thousand_wait(arun, kind):
+    """All for one queue, fed by a thread; each gets one item."""
+
     async def main():
-        shared = queue.SimpleQueue()
-        waiting = [spawn(shared.get) for _ in range(10_000)]
-        await turns()
-        await asyncio.to_thread(lambda: [shared.put(number) for number in range(10_000)])
-        assert sorted(await asyncio.wait_for(asyncio.gather(*waiting), 30)) == list(range(10_000))
+        shared = KINDS_OF_QUEUE[kind]()
+        waiting = [spawn(shared.get) for _ in range(MANY)]
+        await until_parked(MANY)
+        await asyncio.to_thread(lambda: [shared.put(number) for number in range(MANY)])
+        assert sorted(await asyncio.wait_for(asyncio.gather(*waiting), 50)) == list(range(MANY))
+
+    arun(main)
+
+
+def test_ten_thousand_wait_for_room(arun):
+    async def main():
+        shared = queue.Queue(1)
+        shared.put(-1)
+        waiting = [spawn(shared.put, number) for number in range(MANY)]
+        await until_parked(MANY)
+        got = await asyncio.wait_for(to_greenlet(lambda: [shared.get() for _ in range(MANY + 1)]), 50)
+        assert got == list(range(-1, MANY))
+        await asyncio.wait_for(asyncio.gather(*waiting), 50)
+
+    arun(main)
+
+
+@pytest.mark.parametrize("kind", ["SimpleQueue", "Queue"])
+def test_ten_thousand_are_cancelled(arun, kind):
+    """Every other one, while items come: none is lost with them."""
+
+    async def main():
+        shared, got = KINDS_OF_QUEUE[kind](), []
+        waiting = [spawn(lambda: got.append(shared.get())) for _ in range(MANY)]
+        await until_parked(MANY)
+        for number, task in enumerate(waiting):
+            if number % 2:
+                shared.put(number)
+            else:
+                task.cancel()
+        results = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 50)
+        assert sum(isinstance(result, asyncio.CancelledError) for result in results) == MANY // 2
+        assert sorted(got) == list(range(1, MANY, 2))
+        assert shared.empty()
 
     arun(main)
 

@@ -6,7 +6,22 @@ A contender's imports stand inside its entry: peers are optional, and some must 
 from __future__ import annotations
 
 from .._model import Row
-from . import echo, http_get, lag, memory, mysql, native_cost, noop, park_once, redis_get, wake_order
+from . import (
+    echo,
+    event,
+    http_get,
+    lag,
+    locks,
+    memory,
+    mysql,
+    native_cost,
+    noop,
+    park_once,
+    queues,
+    redis_get,
+    subprocesses,
+    wake_order,
+)
 
 __all__ = ["ROWS"]
 
@@ -21,4 +36,8 @@ ROWS: tuple[Row, ...] = (
     wake_order.ROW,
     *native_cost.ROWS,
     lag.ROW,
+    *locks.ROWS,
+    queues.ROW,
+    event.ROW,
+    subprocesses.ROW,
 )

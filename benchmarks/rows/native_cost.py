@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 from .._model import Contender, Row, Target
+from .._session import Session
 from ..servers import echo_load
-from . import echo
+from . import echo, queues
 
 _ALLOWED = 1 / 1.03
 """At most 3 % more."""
+_ALLOWED_IN_THREADS = 1 / 1.1
+"""At most 10 % more where threads hand things to one another."""
 _THREADS = 4
 
 
@@ -47,4 +52,44 @@ THREAD = Row(
     load_options={"connections": _THREADS},
 )
 
-ROWS = (LOOPS, THREAD)
+QUEUE = Row(
+    7,
+    "native-queue",
+    f"items through a queue.Queue({queues.SIZE}) from one native thread to another, after patch_all() and without it",
+    (
+        Contender("threads, patched", queues.threads, {"patch": True}),
+        Contender("threads, native", queues.threads),
+    ),
+    (Target("threads, patched", "threads, native", _ALLOWED_IN_THREADS),),
+    first=1000,
+)
+
+
+def executor(*, patch: bool = False) -> Session:
+    """Calls through a ThreadPoolExecutor, a batch at a time."""
+    if patch:
+        from greenio import monkey
+
+        monkey.patch_all()
+    pool = ThreadPoolExecutor(_THREADS)
+
+    def round_(count: int) -> None:
+        for job in [pool.submit(int) for _ in range(count)]:
+            job.result()
+
+    return Session(round_)
+
+
+EXECUTOR = Row(
+    7,
+    "native-executor",
+    f"calls through a ThreadPoolExecutor of {_THREADS} threads, after patch_all() and without it",
+    (
+        Contender("executor, patched", executor, {"patch": True}),
+        Contender("executor, native", executor),
+    ),
+    (Target("executor, patched", "executor, native", _ALLOWED_IN_THREADS),),
+    first=1000,
+)
+
+ROWS = (LOOPS, THREAD, QUEUE, EXECUTOR)
