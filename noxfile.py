@@ -62,3 +62,10 @@ def test_floors(session: nox.Session) -> None:
 def check(session: nox.Session) -> None:
     """Run scripts/check, without the tests, on this Python."""
     session.run("scripts/check", "--no-tests", external=True, env={"PYTHON": str(Path(session.bin, "python"))})
+
+
+@nox.session(python=PYTHONS)
+def stdlib(session: nox.Session) -> None:
+    """Run CPython's own tests, all of them, and each whole module unpatched to compare with: some 20 minutes each."""
+    install_wheel(session)
+    session.run("pytest", *(session.posargs or ["tests/stdlib"]), env={"GREENIO_STDLIB": "all"})

@@ -7,6 +7,7 @@ import concurrent.futures
 import functools
 import socket
 import threading
+import weakref
 from socket import getaddrinfo as early_getaddrinfo
 from socket import getfqdn as early_getfqdn
 
@@ -395,3 +396,22 @@ def test_twenty_at_once(arun, patched):
             assert {address[4][1] for address in found} == {port}
 
     arun(main)
+
+
+def test_an_error_keeps_no_bad_address_alive(arun, patched):
+    class Address:
+        pass
+
+    def body():
+        address = Address()
+        gone = weakref.ref(address)
+        try:
+            socket.getnameinfo(address, 0)
+        except TypeError:
+            del address
+            assert gone() is None
+        else:
+            raise AssertionError("an address of a wrong type was accepted")
+
+    body()
+    arun(lambda: to_greenlet(body))

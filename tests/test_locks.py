@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 import weakref
 
 import pytest
@@ -238,6 +239,32 @@ class TestSemantics:
                 use(lock)
         with pytest.raises(TypeError, match="not an acceptable base type"):
             type("Mine", (kind,), {})
+
+    def test_types_are_named_and_refuse_as_the_native_ones(self):
+        natives = monkey.original("_thread", "allocate_lock"), monkey.original("threading", "RLock")
+        for make, native in zip((threading.Lock, threading.RLock), natives, strict=True):
+            kind, native_kind = type(make()), type(native())
+            assert make.__module__ in ("threading", "_thread")
+            assert (kind.__module__, kind.__name__) == (native_kind.__module__, native_kind.__name__)
+        assert pickle.loads(pickle.dumps(threading.Lock)) is threading.Lock
+        assert isinstance(threading.Lock(), type(threading.Lock()))
+        kind, native_kind = type(threading.Lock()), type(natives[0]())
+        if sys.version_info < (3, 13):
+            for refusing in (kind, native_kind):
+                with pytest.raises(TypeError, match=r"cannot create '_thread\.lock' instances"):
+                    refusing()
+        else:
+            assert type(kind()) is kind
+            assert type(native_kind()) is native_kind
+
+    def test_rlock_ignores_arguments_as_the_native_one(self):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            lock = threading.RLock(1, a=2)
+        with lock:
+            pass
+        assert [warning.category for warning in caught] == [DeprecationWarning] * (sys.version_info >= (3, 13))
+        assert [os.path.basename(warning.filename) for warning in caught] == ["test_locks.py"] * len(caught)
 
     def test_repr(self):
         lock = threading.Lock()

@@ -9,6 +9,7 @@ from ._call import to_greenlet
 from ._entry import async_to_sync, get_loop, in_greenlet, offload, run, spawn, sync_to_async
 from ._green import READY, TIMED_OUT, Forked, Green, current_green, getcurrent, greens, park, resume, thread_state
 from ._host import Host
+from ._interrupt import hand_to_parked
 from ._readiness import (
     HasFileno,
     Side,
@@ -39,6 +40,7 @@ __all__ = [
     "get_loop",
     "getcurrent",
     "greens",
+    "hand_to_parked",
     "in_greenlet",
     "offload",
     "park",

@@ -28,8 +28,12 @@ def getaddrinfo(host: Any, port: Any, family: int = 0, type: int = 0, proto: int
 @like(_original.getnameinfo)
 def getnameinfo(sockaddr: Any, flags: int, /) -> Any:
     green = current_green()
-    if green is None:
-        return _original.getnameinfo(sockaddr, flags)
+    if green is None or not isinstance(sockaddr, tuple):
+        try:
+            return _original.getnameinfo(sockaddr, flags)
+        except BaseException:
+            del sockaddr, flags  # a built-in has no frame in which a traceback keeps them alive
+            raise
     return name_of(green, sockaddr, flags)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import _thread
 import os
+import sys
+import warnings
 from collections.abc import Callable
 from typing import Any, Final, NoReturn, cast
 
@@ -15,6 +17,9 @@ __all__ = ["Lock", "RLock"]
 
 _allocate = _original.allocate_lock
 _get_ident = _original.get_ident
+
+_RLOCK_WARNS = sys.version_info >= (3, 13)
+"""Whether `RLock`, which ignores what it is given, says so."""
 
 
 class _LockType(type):
@@ -128,6 +133,22 @@ class Lock(_LockBase):
         return f"<{'locked' if self.locked() else 'unlocked'} _thread.lock object at {id(self):#x}>"
 
 
+if sys.version_info < (3, 13):
+
+    class _Allocated(Lock):
+        """The type of a lock, where it is not what makes one: there `threading.Lock` is a function."""
+
+        __slots__ = ()
+
+    def _new_lock(cls: type[Lock]) -> Lock:
+        if cls is not Lock:
+            raise TypeError("cannot create '_thread.lock' instances")
+        return object.__new__(_Allocated)
+
+    Lock.__new__ = _new_lock  # type: ignore[method-assign, assignment]
+    _Allocated.__module__, _Allocated.__name__, _Allocated.__qualname__ = "_thread", "lock", "lock"
+
+
 class RLock(_LockBase):
     """A lock that its owner may take again: a green, or in native code a thread. `threading.RLock` says the rest.
 
@@ -145,7 +166,10 @@ class RLock(_LockBase):
 
     _native = _original.RLock
 
-    def __init__(self) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        if _RLOCK_WARNS and (args or kwargs):
+            text = "Passing arguments to RLock is deprecated and will be removed in 3.15"
+            warnings.warn(text, DeprecationWarning, stacklevel=2)
         self._waiters = []
         self._holds: dict[int, Any] = {}  # _HELD: [owner, count] while it is held; _SLEEPERS: native threads that wait
 
@@ -347,6 +371,10 @@ def _count_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_count_fork)
+
+
+Lock.__module__ = RLock.__module__ = "_thread"
+Lock.__name__, Lock.__qualname__ = "lock", "allocate_lock"  # as shown; and where pickle finds it, patched or not
 
 
 def _identity() -> Green | int:

@@ -1,0 +1,51 @@
+"""What a signal handler raises, brought to the code that the handler was to interrupt.
+
+A native handler interrupts whatever its thread waits in, and what it raises comes out of that call. While greens are
+parked, the thread waits in their loop; what is raised there ends the loop, on asyncio, or is only logged, on uvloop. So
+it is handed to the green that is parked, if there is but one. Were there several, nobody could tell for whom it is.
+"""
+
+from __future__ import annotations
+
+from contextvars import Context
+
+from ._asyncio import AnyTask
+from ._green import Green, current_green, greens, resume, thread_state
+
+__all__ = ["hand_to_parked"]
+
+
+def hand_to_parked(error: BaseException) -> bool:
+    """Have an exception raised where the only call of this thread is parked. From a signal handler. Never parks.
+
+    Returns:
+        False if it is the caller who has to raise it: green code has the thread, no green is parked, or several are,
+        or the one that is awaits in `await_`, where its task stands for it.
+    """
+    if current_green() is not None:
+        return False
+    thread = thread_state()
+    # A green at rest has no host; the class is another's in a forked child.
+    calls = [green for green in greens() if green.thread is thread and green.host is not None]
+    if len(calls) != 1 or not _can_take(calls[0]):
+        return False
+    green = calls[0]
+    try:
+        green.host.call_soon_threadsafe(_interrupt, green, green.task, error)
+    except RuntimeError:  # the loop was closed over it
+        return False
+    return True
+
+
+def _can_take(green: Green) -> bool:
+    return green.__class__ is Green and green.call is not None and not green.call.relaying
+
+
+def _interrupt(green: Green, task: AnyTask, error: BaseException) -> None:
+    if green.host is None or green.task is not task or not _can_take(green):
+        raise error  # its call has ended meanwhile: the loop's exception after all
+    if green.waiting:
+        green.waiting = False
+        resume(green, error)
+    else:  # a waker has claimed it, and resumes it in this turn of the loop or in the next
+        green.host.loop.call_soon(_interrupt, green, task, error, context=Context())

@@ -1,0 +1,65 @@
+"""`signal.signal`: what a handler raises that green code has set reaches that code, though its thread waits in a loop.
+
+A handler that native code has set stays as it is: what it raises comes out of whatever the main thread is in.
+"""
+
+from __future__ import annotations
+
+import signal as signal_module
+from types import FrameType
+from typing import Any
+
+from .._core import hand_to_parked
+from ._socket_state import green_caller
+from ._table import like, patches
+
+__all__ = ["HANDLERS", "bare_handlers"]
+
+_native_signal: Any = signal_module.signal
+_native_getsignal: Any = signal_module.getsignal
+
+
+class _Handler:
+    """A handler that green code has set, as the interpreter knows it."""
+
+    __slots__ = ("handler",)
+
+    def __init__(self, handler: Any) -> None:
+        self.handler = handler
+
+    def __call__(self, signum: int, frame: FrameType | None) -> None:
+        try:
+            self.handler(signum, frame)
+        except BaseException as error:
+            if not hand_to_parked(error):
+                raise
+
+
+def _bare(handler: Any) -> Any:
+    return handler.handler if handler.__class__ is _Handler else handler
+
+
+@like(_native_signal)
+def signal(signalnum: Any, handler: Any) -> Any:
+    if green_caller() is not None and callable(handler):
+        handler = _Handler(handler)
+    return _bare(_native_signal(signalnum, handler))
+
+
+@like(_native_getsignal)
+def getsignal(signalnum: Any) -> Any:
+    return _bare(_native_getsignal(signalnum))
+
+
+def bare_handlers() -> None:
+    """Give the interpreter the handlers themselves, where this thread may; elsewhere they go on as they are."""
+    for signum in signal_module.valid_signals():
+        handler = _native_getsignal(signum)
+        if handler.__class__ is _Handler:
+            try:
+                _native_signal(signum, handler.handler)
+            except ValueError:  # not the main thread
+                return
+
+
+HANDLERS = patches(signal_module, [signal, getsignal])

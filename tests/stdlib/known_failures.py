@@ -1,0 +1,44 @@
+"""Tests of CPython's own that are known to fail under greenio, each with its reason. One that passes fails the run."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+__all__ = ["KNOWN", "Known", "known"]
+
+
+@dataclass(frozen=True)
+class Known:
+    """One test that fails.
+
+    Attributes:
+        test: Its full name.
+        modes: The modes in which it fails: "N", "G", or both.
+        reason: Why, in a sentence.
+        loops: The loops on which it fails in mode G.
+        since: The first version on which it fails.
+        until: The last one.
+    """
+
+    test: str
+    modes: str
+    reason: str
+    loops: tuple[str, ...] = ("asyncio", "uvloop")
+    since: tuple[int, int] = (3, 10)
+    until: tuple[int, int] = (3, 99)
+
+    def applies(self, mode: str) -> bool:
+        """Tell whether it is expected to fail on this interpreter in a mode such as "N" or "G-uvloop"."""
+        letter, _, loop = mode.partition("-")
+        if letter not in self.modes or (loop and loop not in self.loops):
+            return False
+        return self.since <= sys.version_info[:2] <= self.until
+
+
+KNOWN: tuple[Known, ...] = ()
+
+
+def known(mode: str) -> dict[str, Known]:
+    """Look up what is expected to fail in a mode on this interpreter."""
+    return {entry.test: entry for entry in KNOWN if entry.applies(mode)}

@@ -1,0 +1,141 @@
+"""Which of CPython's test modules are run, in which modes, and which of their tests are left out, and why."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+__all__ = ["LEFT_OUT", "MODULES", "NOT_IN_CI", "Module", "Omission", "chosen", "omitted"]
+
+DEFAULT = (3, 11)
+"""The version whose CI run is the full one. The others run the core."""
+
+
+@dataclass(frozen=True)
+class Module:
+    """One module of `test`.
+
+    Attributes:
+        name: Its name.
+        green: Whether its suite is run in a greenlet, too.
+        core: Whether CI runs it on every version.
+        ci: Whether CI runs it at all.
+        limit: Seconds for one run, on a loaded machine.
+        test_limit: Seconds for one test, before it is cancelled if it is green.
+        weight: Seconds that one run takes about; the slow ones are started first.
+        package: Where it is found.
+    """
+
+    name: str
+    green: bool = True
+    core: bool = False
+    ci: bool = True
+    limit: float = 600.0
+    test_limit: float = 60.0
+    weight: float = 5.0
+    package: str = "test"
+
+    @property
+    def full_name(self) -> str:
+        """The name by which it is imported."""
+        return f"{self.package}.{self.name}"
+
+    def exists(self) -> bool:
+        """Tell whether this interpreter ships it."""
+        return find_spec(self.full_name) is not None
+
+
+MODULES = (
+    Module("test_socket", core=True),
+    Module("test_ssl", core=True),
+    Module("test_select", core=True),
+    Module("test_poll", core=True),
+    Module("test_epoll", core=True),
+    Module("test_selectors", core=True),
+    Module("test_threading", core=True),
+    Module("test_thread", core=True),
+    Module("test_threading_local", core=True),
+    Module("test_queue", core=True),
+    Module("test_subprocess", core=True),
+    Module("test_signal"),
+    Module("test_threadsignals"),
+    Module("test_os"),
+    Module("test_posix"),
+    Module("test_fork1"),
+    Module("test_wait3"),
+    Module("test_wait4"),
+    Module("test_pty"),
+    Module("test_popen"),
+    Module("test_time"),
+    Module("test_timeout"),
+    Module("test_socketserver"),
+    Module("test_httplib"),
+    Module("test_httpservers"),
+    Module("test_urllib2_localnet"),
+    Module("test_xmlrpc"),
+    Module("test_docxmlrpc"),
+    Module("test_wsgiref"),
+    Module("test_ftplib"),
+    Module("test_smtplib"),
+    Module("test_poplib"),
+    Module("test_imaplib"),
+    Module("test_nntplib"),
+    Module("test_telnetlib"),
+    Module("test_asyncore"),
+    Module("test_asynchat"),
+    Module("test_smtpd"),
+    Module("test_logging"),
+    Module("test_concurrent_futures", limit=1200),
+    Module("test_context"),
+    Module("test_sched"),
+    Module("test_contextlib"),
+    Module("test_weakref"),
+    Module("test_functools"),
+    Module("test_tempfile"),
+    Module("test_threadedtempfile"),
+    Module("test_faulthandler"),
+    Module("test_asyncio", green=False, limit=1200),
+    Module("test_multiprocessing_fork", green=False, ci=False, limit=1200),
+    Module("test_multiprocessing_spawn", green=False, ci=False, limit=1200),
+    Module("test_multiprocessing_forkserver", green=False, ci=False, limit=1200),
+)
+
+
+@dataclass(frozen=True)
+class Omission:
+    """Tests that are not run, and why.
+
+    Attributes:
+        tests: The name of a test, of a class or of a module.
+        reason: Why, in a sentence.
+        modes: "N", "G" or both.
+    """
+
+    tests: str
+    reason: str
+    modes: str = "NG"
+
+
+LEFT_OUT = (
+    Omission(
+        "test.test_socket.ThreadedVSOCKSocketStreamTest",
+        "Connects to the host by AF_VSOCK, and hangs unpatched where the machine has the device but nobody answers.",
+    ),
+)
+"""Never run: they say nothing about greenio."""
+
+NOT_IN_CI: tuple[Omission, ...] = ()
+"""Slow, and they hardly touch what is patched: `nox -s stdlib` runs them, CI does not."""
+
+
+def omitted(mode: str, ci: bool) -> Iterable[str]:
+    """List what is to be left out."""
+    return [entry.tests for entry in (*LEFT_OUT, *(NOT_IN_CI if ci else ())) if mode[0] in entry.modes]
+
+
+def chosen(ci: bool) -> list[Module]:
+    """List the modules that this interpreter is to run, if it has them."""
+    full = sys.version_info[:2] == DEFAULT
+    return [module for module in MODULES if not ci or (module.ci and (full or module.core))]

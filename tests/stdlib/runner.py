@@ -1,0 +1,285 @@
+"""CPython's own tests as the judge: runs modules in processes of their own and tells what differs.
+
+    python -m tests.stdlib.runner                            every module, every mode
+    python -m tests.stdlib.runner test_socket -m G-uvloop    one module in one mode
+    python -m tests.stdlib.runner test_socket test_ssl -v    with the tracebacks of what failed
+
+Mode N: everything is patched, and the suite runs in native code. The result has to be that of the unpatched run. What
+is collected and what a decorator skips is told by an unpatched process; any test that did something else than pass is
+then run unpatched too, and has to do the same there. `--full` runs the whole module unpatched instead.
+
+Mode G-asyncio, G-uvloop: the whole suite runs in one greenlet of a running loop. What passes unpatched has to pass, and
+the loop must not have stood still for longer than the work of the test explains.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .known_failures import known
+from .modules import Module, chosen, omitted
+
+__all__ = ["MODES", "Report", "judge"]
+
+WORKER = Path(__file__).with_name("worker.py")
+MODES = ("N", "G-asyncio", "G-uvloop")
+GOOD = ("ok", "skip", "expected failure")
+
+STALL = 0.5
+"""Seconds that a loop may stand still for no reason: less than the shortest wait in the tests that matters."""
+
+ATTEMPTS = 3
+"""How often a test is run before it counts as failed."""
+
+
+@dataclass
+class Run:
+    """What one process wrote down.
+
+    Attributes:
+        collected: The tests of the module.
+        static_skips: Those that a decorator skips.
+        results: The last record of each test that ended.
+        unfinished: Tests that were started and did not end.
+        ended: Whether the process came to its end.
+        errors: What it printed.
+    """
+
+    collected: list[str] = field(default_factory=list)
+    static_skips: list[str] = field(default_factory=list)
+    results: dict[str, dict[str, Any]] = field(default_factory=dict)
+    unfinished: list[str] = field(default_factory=list)
+    ended: bool = False
+    errors: str = ""
+
+    def outcome(self, test: str) -> str:
+        """Tell what became of a test."""
+        record = self.results.get(test)
+        if record is None:
+            return "hang" if test in self.unfinished else "not run"
+        if record["outcome"] in GOOD and record["stall"] > STALL:
+            return "stall"
+        return str(record["outcome"])
+
+    def detail(self, test: str) -> str:
+        """Tell why."""
+        record = self.results.get(test)
+        if record is None:
+            return self.errors[-4000:]
+        if self.outcome(test) == "stall":
+            return f"the loop stood still for {record['stall']:.2f} s"
+        return str(record["detail"])
+
+
+@dataclass
+class Report:
+    """What differs in one module and mode.
+
+    Attributes:
+        module: The module's name.
+        mode: The mode.
+        tests: How many tests there are.
+        skipped: How many of them were skipped.
+        parks: How often they parked.
+        seconds: How long all of it took.
+        problems: What is wrong, by test.
+        flaky: What failed at first and passed alone.
+        expected: What failed, and was expected to.
+    """
+
+    module: str
+    mode: str
+    tests: int = 0
+    skipped: int = 0
+    parks: int = 0
+    seconds: float = 0.0
+    problems: dict[str, str] = field(default_factory=dict)
+    flaky: list[str] = field(default_factory=list)
+    expected: list[str] = field(default_factory=list)
+
+    def count(self, run: Run) -> None:
+        """Take the figures of a run."""
+        records = run.results.values()
+        self.tests = len(records)
+        self.skipped = sum(record["outcome"] == "skip" for record in records)
+        self.parks = sum(record["parks"] for record in records)
+
+    def __str__(self) -> str:
+        counts = f"{self.tests} tests, {self.skipped} skipped, {self.parks} parks, {self.seconds:.0f} s"
+        more = [f"{len(self.problems)} problems"] if self.problems else []
+        more += [f"{len(self.expected)} known failures"] if self.expected else []
+        more += [f"{len(self.flaky)} flaky: {' '.join(self.flaky)}"] if self.flaky else []
+        return "; ".join([f"{self.module} {self.mode}: {counts}", *more])
+
+
+def execute(module: Module, mode: str, *, patch: bool, ci: bool, only: list[str] | None = None) -> Run:
+    """Run a module, or some of its tests, in a process of its own."""
+    command = [sys.executable, str(WORKER), module.full_name]
+    with tempfile.TemporaryDirectory(prefix="greenio-") as scratch:
+        output = Path(scratch, "results.jsonl")
+        command += [str(output), f"--limit={module.limit}", f"--test-limit={module.test_limit}"]
+        command += ["--patch"] if patch else []
+        command += [f"--loop={mode.partition('-')[2]}"] if patch and mode != "N" else []
+        command += [f"--without={name}" for name in omitted(mode, ci)]
+        if only is not None:
+            listed = Path(scratch, "only")
+            listed.write_text("\n".join(_owner(name) for name in only or ["-"]))
+            command.append(f"--only=@{listed}")
+        directory = Path(scratch, "work")
+        directory.mkdir()
+        errors = Path(scratch, "errors")
+        with errors.open("wb") as stream:
+            _call(command, directory, stream, module.limit + 60)
+        return read(output, errors.read_text(errors="replace"))
+
+
+def _owner(name: str) -> str:
+    """Tell what has to be run for a result: that of `setUpClass (a.B)` takes all of a.B."""
+    fixture, _, owner = name.partition(" (")
+    return owner.rstrip(")") if fixture in ("setUpClass", "tearDownClass", "setUpModule", "tearDownModule") else name
+
+
+def _call(command: list[str], directory: Path, stream: Any, limit: float) -> None:
+    # A session of its own: some tests signal their group, or ask for the terminal.
+    process = subprocess.Popen(
+        command, cwd=directory, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, start_new_session=True
+    )
+    try:
+        process.wait(limit)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def read(output: Path, errors: str) -> Run:
+    """Read what a worker wrote down."""
+    run = Run(errors=errors)
+    started: list[str] = []
+    lines = output.read_text().splitlines() if output.exists() else []
+    for record in map(json.loads, lines):
+        if "collected" in record:
+            run.collected, run.static_skips = record["collected"], record["skipped"]
+        elif "start" in record:
+            started.append(record["start"])
+        elif "id" in record:
+            run.results[record["id"]] = record
+        else:
+            run.ended = True
+    run.unfinished = [test for test in started if test not in run.results]
+    return run
+
+
+def judge(module: Module, mode: str, *, ci: bool = False, full: bool = False) -> Report:
+    """Run a module in a mode, and compare it with the unpatched run.
+
+    Args:
+        module: The module.
+        mode: One of MODES.
+        ci: Leave out what CI leaves out.
+        full: Run the whole module unpatched, and not just what did not pass.
+    """
+    began = time.monotonic()
+    report = Report(module.name, mode)
+    run = execute(module, mode, patch=True, ci=ci)
+    native = execute(module, mode, patch=False, ci=ci, only=None if full else _not_passed(run))
+    report.count(run)
+    if not run.ended:
+        report.problems[module.name] = f"did not end; unfinished: {run.unfinished}\n{run.errors[-6000:]}"
+    elif sorted(run.collected) != sorted(native.collected):
+        odd = set(run.collected).symmetric_difference(native.collected)
+        report.problems[module.name] = f"{len(odd)} tests were collected only here or there: {sorted(odd)[:5]}"
+    tests = {*run.results, *run.unfinished, *(native.results if full else ())}
+    different = sorted(test for test in tests if run.outcome(test) != _there(native, test))
+    expected = known(mode)
+    report.expected = [test for test in different if test in expected]
+    left = _different_again(module, mode, ci, [test for test in different if test not in expected])
+    report.flaky = [test for test in different if test not in expected and test not in left]
+    for test in left:
+        parks = run.results.get(test, {}).get("parks", 0)
+        there = _there(native, test)
+        report.problems[test] = f"{run.outcome(test)} ({there} unpatched; {parks} parks)\n{run.detail(test)}"
+    for test in expected:
+        if test in run.results and test not in different:
+            report.problems[test] = "a known failure passes: take it off the list"
+    report.seconds = time.monotonic() - began
+    return report
+
+
+def _not_passed(run: Run) -> list[str]:
+    """List the tests that are run unpatched as well: those that did not simply pass, nor skip by a decorator."""
+    tests = (*run.results, *run.unfinished)
+    return [test for test in tests if run.outcome(test) != "ok" and test not in run.static_skips]
+
+
+def _there(native: Run, test: str) -> str:
+    """Tell what became of a test unpatched; what was not run there is what passed here, or a decorator skips."""
+    outcome = native.outcome(test)
+    if outcome != "not run":
+        return outcome
+    return "skip" if test in native.static_skips else "ok"
+
+
+def _different_again(module: Module, mode: str, ci: bool, tests: list[str]) -> list[str]:
+    """Run tests again, without the rest of the module, and list those that differ each time.
+
+    Some of CPython's own fail now and then, and all that watch a clock do on a busy machine.
+    """
+    for _ in range(ATTEMPTS - 1):
+        if not tests:
+            return []
+        run = execute(module, mode, patch=True, ci=ci, only=tests)
+        native = execute(module, mode, patch=False, ci=ci, only=tests)
+        tests = [test for test in tests if run.outcome(test) != native.outcome(test)]
+    return tests
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.stdlib.runner", description=__doc__.partition("\n")[0])
+    parser.add_argument("modules", nargs="*", help="such as test_socket; none for all")
+    parser.add_argument("-m", "--mode", action="append", choices=MODES, help="may be given several times")
+    parser.add_argument("-j", "--jobs", type=int, default=os.cpu_count(), help="processes at a time")
+    parser.add_argument("-v", "--verbose", action="store_true", help="show tracebacks")
+    parser.add_argument("--ci", action="store_true", help="leave out what CI leaves out")
+    parser.add_argument("--full", action="store_true", help="run whole modules unpatched to compare with")
+    return parser.parse_args()
+
+
+def main() -> int:
+    options = parse()
+    wanted = [module for module in chosen(options.ci) if not options.modules or module.name in options.modules]
+    jobs = [
+        (module, mode)
+        for module in wanted
+        if module.exists()
+        for mode in options.mode or MODES
+        if mode == "N" or module.green
+    ]
+    failed = 0
+    with ThreadPoolExecutor(options.jobs) as pool:
+        reports = [pool.submit(judge, *job, ci=options.ci, full=options.full) for job in jobs]
+        for future in reports:
+            report = future.result()
+            failed += bool(report.problems)
+            print(report, flush=True)
+            for test, problem in report.problems.items():
+                print(f"    {test}: {problem if options.verbose else _brief(problem)}", flush=True)
+    return 1 if failed else 0
+
+
+def _brief(problem: str) -> str:
+    lines = problem.strip().splitlines()
+    return lines[0] if len(lines) == 1 else f"{lines[0]}: {lines[-1][:160]}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

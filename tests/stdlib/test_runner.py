@@ -1,0 +1,177 @@
+"""The runner itself: what it must see, and what it must let pass."""
+
+from __future__ import annotations
+
+import textwrap
+
+import pytest
+
+from . import runner
+from .known_failures import Known
+from .modules import Module
+from .runner import judge
+
+SAMPLE = """
+    import os
+    import time
+    import unittest
+
+    from greenio import in_greenlet, monkey
+
+    PATCHED = monkey.is_patched("time")
+
+
+    class Sample(unittest.TestCase):
+        def test_passes(self):
+            pass
+
+        def test_parks(self):
+            time.sleep(0.7)
+
+        def test_works(self):
+            end = time.thread_time() + 0.7
+            while time.thread_time() < end:
+                pass
+
+        @unittest.skip("always")
+        def test_is_skipped(self):
+            raise AssertionError
+
+        def test_skips_itself(self):
+            self.skipTest("here too")
+
+        @unittest.expectedFailure
+        def test_fails_as_expected(self):
+            self.fail()
+
+        def test_fails_everywhere(self):
+            self.fail()
+
+        def test_skips_if_patched(self):
+            if PATCHED:
+                self.skipTest("patched")
+
+        def test_fails_if_patched(self):
+            self.assertFalse(PATCHED)
+
+        def test_fails_in_part_if_patched(self):
+            for number in range(2):
+                with self.subTest(number=number):
+                    self.assertFalse(PATCHED and number)
+
+        def test_fails_once(self):
+            if PATCHED and not os.path.exists(os.environ["FAILED_ONCE"]):
+                open(os.environ["FAILED_ONCE"], "w").close()
+                self.fail("at first")
+
+        def test_blocks(self):
+            if in_greenlet():
+                monkey.original("time", "sleep")(0.7)
+
+        def test_hangs_if_green(self):
+            if in_greenlet():
+                time.sleep(1000)
+
+
+    class SkippedAsAWhole(unittest.TestCase):
+        @classmethod
+        def setUpClass(cls):
+            raise unittest.SkipTest("for a reason")
+
+        def test(self):
+            raise AssertionError
+
+
+    if PATCHED:
+
+        class OnlyIfPatched(unittest.TestCase):
+            def test(self):
+                pass
+"""
+
+DYING = """
+    import os
+    import unittest
+
+    from greenio import monkey
+
+
+    class Dying(unittest.TestCase):
+        def test(self):
+            if monkey.is_patched("time"):
+                os._exit(1)
+"""
+
+
+@pytest.fixture
+def sample(tmp_path, monkeypatch):
+    """Write a test module for workers to run, and judge it."""
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("FAILED_ONCE", str(tmp_path / "failed-once"))
+    (tmp_path / "sampled").mkdir()
+    (tmp_path / "sampled" / "__init__.py").touch()
+
+    def run(source, mode, known=(), **options):
+        (tmp_path / "sampled" / "test_sample.py").write_text(textwrap.dedent(source))
+        monkeypatch.setattr(runner, "known", lambda mode: {entry.test: entry for entry in known if entry.applies(mode)})
+        return judge(Module("test_sample", package="sampled", limit=60, test_limit=3), mode, **options)
+
+    return run
+
+
+def short(names):
+    return {name.removeprefix("sampled.test_sample.").removeprefix("Sample.test_") for name in names}
+
+
+PATCHED = {"test_sample", "fails_if_patched", "fails_in_part_if_patched", "skips_if_patched"}
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("full", [False, True])
+def test_what_differs_natively(sample, full):
+    report = sample(SAMPLE, "N", full=full)
+    assert short(report.problems) == PATCHED
+    assert "OnlyIfPatched" in report.problems["test_sample"]
+    assert short(report.flaky) == {"fails_once"}
+    assert report.parks == 0
+    assert (report.tests, report.skipped) == (15, 4)
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("mode", ["G-asyncio", "G-uvloop"])
+def test_what_differs_in_a_greenlet(sample, mode):
+    report = sample(SAMPLE, mode)
+    assert short(report.problems) == PATCHED | {"blocks", "hangs_if_green"}
+    assert "stood still" in report.problems["sampled.test_sample.Sample.test_blocks"]
+    assert "CancelledError" in report.problems["sampled.test_sample.Sample.test_hangs_if_green"]
+    assert report.parks >= 2
+    assert "problems" in str(report)
+
+
+@pytest.mark.timeout(240)
+def test_known_failures(sample):
+    name = "sampled.test_sample.Sample.test_{}".format
+    known = [
+        Known(name("fails_if_patched"), "N", "it says so"),
+        Known(name("fails_in_part_if_patched"), "G", "only when green, it is thought"),
+        Known(name("skips_if_patched"), "NG", "not yet", since=(3, 99)),
+        Known(name("passes"), "N", "it does not fail"),
+    ]
+    report = sample(SAMPLE, "N", known)
+    assert short(report.expected) == {"fails_if_patched"}
+    assert short(report.problems) == PATCHED - {"fails_if_patched"} | {"passes"}
+    assert "take it off" in report.problems[name("passes")]
+
+
+def test_a_process_that_dies(sample):
+    report = sample(DYING, "N")
+    assert set(report.problems) == {"test_sample", "sampled.test_sample.Dying.test"}
+    assert "did not end" in report.problems["test_sample"]
+    assert report.problems["sampled.test_sample.Dying.test"].startswith("hang (ok unpatched")
+
+
+def test_loops_and_versions_of_known_failures():
+    assert Known("t", "G", "r", loops=("uvloop",)).applies("G-uvloop")
+    assert not Known("t", "G", "r", loops=("uvloop",)).applies("G-asyncio")
+    assert not Known("t", "G", "r").applies("N")
+    assert not Known("t", "N", "r", until=(3, 9)).applies("N")

@@ -1,0 +1,347 @@
+"""Signal handlers that raise: in green code, where it is parked, in a loop of its own, and where nobody can tell."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import queue
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+
+import pytest
+
+from conftest import finish, new_loop
+from greenio import await_, monkey, to_greenlet
+from waiting import turns, until_parked
+
+
+class Alarm(Exception):
+    """What the handlers here raise."""
+
+
+def ring(signum, frame):
+    raise Alarm
+
+
+@pytest.fixture(autouse=True)
+def handlers_back():
+    """Leave no handler behind."""
+    before = signal.getsignal(signal.SIGUSR1)
+    yield
+    signal.signal(signal.SIGUSR1, before)
+
+
+def kill():
+    os.kill(os.getpid(), signal.SIGUSR1)
+
+
+def sleep():
+    time.sleep(60)
+
+
+def receive():
+    left, right = socket.socketpair()
+    with left, right:
+        left.settimeout(60)
+        left.recv(1)
+
+
+def acquire():
+    lock = threading.Lock()
+    lock.acquire()
+    try:
+        lock.acquire(timeout=60)
+    finally:
+        assert lock.locked()
+        lock.release()
+
+
+def wait():
+    condition = threading.Condition()
+    with condition:
+        try:
+            condition.wait(60)
+        finally:
+            assert condition._is_owned()
+            assert not condition._waiters
+
+
+def get():
+    queue.Queue().get(timeout=60)
+
+
+def get_simple():
+    queue.SimpleQueue().get(timeout=60)
+
+
+def poll():
+    left, right = socket.socketpair()
+    with left, right:
+        select.select([left], [], [], 60)
+
+
+def run_loop():
+    asyncio.run(asyncio.sleep(60))
+
+
+def join():
+    end = threading.Event()
+    thread = threading.Thread(target=end.wait)
+    thread.start()
+    try:
+        thread.join(60)
+    finally:
+        end.set()
+        thread.join()
+
+
+WAITS = [sleep, receive, acquire, wait, get, get_simple, poll, run_loop, join]
+
+
+def interrupted(wait):
+    signal.signal(signal.SIGUSR1, ring)
+    with pytest.raises(Alarm):
+        wait()
+    time.sleep(0.001)  # and the green parks and wakes as before
+    return "went on"
+
+
+@pytest.mark.parametrize("wait", WAITS)
+@pytest.mark.parametrize("loop_sleeps", [True, False])
+def test_what_a_handler_raises_reaches_the_green_that_is_parked(arun, patched, wait, loop_sleeps):
+    async def main():
+        task = asyncio.ensure_future(to_greenlet(interrupted, wait))
+        await until_parked()
+        if loop_sleeps:
+            await asyncio.get_running_loop().run_in_executor(None, kill)
+        else:
+            kill()
+        return await asyncio.wait_for(task, 20)
+
+    assert arun(main) == "went on"
+
+
+def test_nothing_waits_for_what_was_interrupted(arun, patched):
+    left, right = socket.socketpair()
+
+    def body():
+        signal.signal(signal.SIGUSR1, ring)
+        with pytest.raises(Alarm):
+            left.recv(1)
+        right.send(b"x")
+        return left.recv(1)
+
+    async def main():
+        task = asyncio.ensure_future(to_greenlet(body))
+        await until_parked()
+        kill()
+        return await asyncio.wait_for(task, 20)
+
+    with left, right:
+        assert arun(main) == b"x"
+
+
+def test_a_handler_that_returns_interrupts_nothing(arun, patched):
+    rung = []
+
+    def body():
+        signal.signal(signal.SIGUSR1, lambda *_: rung.append(1))
+        start = time.monotonic()
+        time.sleep(0.1)
+        return time.monotonic() - start
+
+    async def main():
+        task = asyncio.ensure_future(to_greenlet(body))
+        await until_parked()
+        kill()
+        return await task
+
+    assert arun(main) >= 0.1
+    assert rung == [1]
+
+
+def test_green_code_that_has_the_thread_is_interrupted_where_it_is(arun, patched):
+    def body():
+        signal.signal(signal.SIGUSR1, ring)
+        with pytest.raises(Alarm):
+            kill()
+
+    arun(lambda: to_greenlet(body))
+
+
+def test_a_call_that_a_waker_has_claimed_gets_it_at_its_next_park(arun, patched):
+    lock = threading.Lock()
+    lock.acquire()
+
+    def body():
+        signal.signal(signal.SIGUSR1, ring)
+        lock.acquire()
+        with pytest.raises(Alarm):
+            time.sleep(60)
+        return "interrupted"
+
+    async def main():
+        task = asyncio.ensure_future(to_greenlet(body))
+        await until_parked()
+        lock.release()
+        kill()
+        return await asyncio.wait_for(task, 20)
+
+    assert arun(main) == "interrupted"
+
+
+def outcome(loop, main):
+    """Run `main`, and tell where the loop's exceptions went: out of it, or to its handler."""
+    caught = []
+    loop.set_exception_handler(lambda _, context: caught.append(type(context["exception"])))
+    try:
+        loop.run_until_complete(main())
+    except Alarm as error:
+        caught.append(type(error))
+    return caught
+
+
+def test_a_call_that_has_ended_meanwhile_leaves_it_to_the_loop(loop_kind, patched):
+    lock = threading.Lock()
+    lock.acquire()
+
+    def body():
+        signal.signal(signal.SIGUSR1, ring)
+        lock.acquire()
+
+    async def main():
+        task = asyncio.ensure_future(to_greenlet(body))
+        await until_parked()
+        lock.release()
+        kill()
+        await task
+        await turns()
+
+    loop = new_loop(loop_kind)
+    try:
+        assert outcome(loop, main) == [Alarm]
+    finally:
+        finish(loop)
+
+
+def test_where_several_are_parked_the_loop_gets_it(loop_kind, patched):
+    ended = []
+
+    def body():
+        signal.signal(signal.SIGUSR1, ring)
+        try:
+            time.sleep(0.2)
+        finally:
+            ended.append(sys.exc_info()[0])
+
+    async def main():
+        both = [asyncio.ensure_future(to_greenlet(body)) for _ in range(2)]
+        await until_parked(2)
+        asyncio.get_running_loop().call_soon(kill)
+        await asyncio.gather(*both)
+
+    loop = new_loop(loop_kind)
+    try:
+        assert outcome(loop, main) == [Alarm]
+    finally:
+        finish(loop)
+    assert Alarm not in ended
+    assert len(ended) == 2
+
+
+def test_what_native_code_has_set_is_the_loops(loop_kind, patched):
+    signal.signal(signal.SIGUSR1, ring)
+
+    async def main():
+        task = asyncio.ensure_future(to_greenlet(time.sleep, 0.1))
+        await until_parked()
+        asyncio.get_running_loop().call_soon(kill)
+        await task
+
+    loop = new_loop(loop_kind)
+    try:
+        assert outcome(loop, main) == [Alarm]
+    finally:
+        finish(loop)
+
+
+def test_await_leaves_it_to_the_loop_while_the_task_stands_for_the_green(loop_kind, patched):
+    def body():
+        signal.signal(signal.SIGUSR1, ring)
+        try:
+            await_(asyncio.sleep(0.1))
+        except Alarm:
+            return "interrupted"
+        return "went on"
+
+    results = []
+
+    async def main():
+        task = asyncio.ensure_future(to_greenlet(body))
+        await turns()
+        asyncio.get_running_loop().call_soon(kill)
+        results.append(await task)
+
+    loop = new_loop(loop_kind)
+    try:
+        caught = outcome(loop, main)
+    finally:
+        finish(loop)
+    # On CPython 3.10 greens see each wake-up themselves.
+    assert (caught, results[:1]) in (([Alarm], []), ([Alarm], ["went on"]), ([], ["interrupted"]))
+    assert results[:1] != ["interrupted"] or sys.version_info < (3, 11)
+
+
+def test_handlers_are_shown_as_they_were_given(arun, patched):
+    def body():
+        before = signal.signal(signal.SIGUSR1, ring)
+        assert signal.getsignal(signal.SIGUSR1) is ring
+        assert signal.signal(signal.SIGUSR1, before) is ring
+        assert signal.getsignal(signal.SIGUSR1) == before
+        signal.signal(signal.SIGUSR1, ring)
+
+    arun(lambda: to_greenlet(body))
+    assert signal.getsignal(signal.SIGUSR1) is ring
+
+
+def test_wrong_arguments_are_refused_as_ever(arun, patched):
+    def body():
+        for wrong in ((signal.SIGUSR1, None), (signal.SIGUSR1, "ring"), ("SIGUSR1", ring), (signal.SIGUSR1,)):
+            with pytest.raises(TypeError):
+                signal.signal(*wrong)
+        with pytest.raises(ValueError, match="signal number out of range"):
+            signal.signal(4242, ring)
+        with pytest.raises(ValueError, match="signal number out of range"):
+            signal.getsignal(4242)
+
+    arun(lambda: to_greenlet(body))
+
+
+def test_the_handlers_themselves_are_left_when_unpatched(arun):
+    monkey.patch_all()
+    try:
+        arun(lambda: to_greenlet(signal.signal, signal.SIGUSR1, ring))
+    finally:
+        monkey.unpatch_all()
+    assert signal.getsignal(signal.SIGUSR1) is ring
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_is_interrupted_natively(arun, patched):
+    def body():
+        signal.signal(signal.SIGUSR1, ring)
+        pid = os.fork()
+        if not pid:
+            try:
+                kill()
+            except Alarm:
+                os._exit(3)
+            os._exit(4)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    assert arun(lambda: to_greenlet(body)) == 3
