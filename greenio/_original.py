@@ -35,14 +35,17 @@ __all__ = [
     "kevent",
     "kqueue",
     "local",
+    "main_thread",
     "monotonic",
     "new_event_loop",
     "poll",
+    "read",
     "select_select",
     "sendfile",
     "set_event_loop",
     "sleep",
     "start_new_thread",
+    "write",
 ]
 
 Socket = socket.socket
@@ -54,7 +57,9 @@ PollSelector = selectors.PollSelector
 
 close = os.close
 dup = os.dup
+read = os.read
 sendfile = getattr(os, "sendfile", None)
+write = os.write
 
 epoll = getattr(select, "epoll", None)
 kevent = getattr(select, "kevent", None)
@@ -77,6 +82,7 @@ start_new_thread = _thread.start_new_thread
 current_thread = threading.current_thread
 get_ident = threading.get_ident
 local = threading.local
+main_thread = threading.main_thread
 
 Empty = _queue.Empty
 SimpleQueue = _queue.SimpleQueue

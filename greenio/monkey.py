@@ -10,13 +10,16 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import sys
 import types
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any, NoReturn
 
 from . import _original
-from ._patches import _dns, _select, _selectors, _socket, _threading, _time
+from ._patches import _dns, _fcntl, _files, _multiprocessing, _select, _selectors, _signal, _socket, _threading, _time
+from ._patches._late import await_module, stop_awaiting
 from ._patches._references import Exchange, Reference, Sought, Swap, exchange, find_holders, find_instances
 from ._patches._table import Group, Patch
 
@@ -27,8 +30,12 @@ __all__ = [
     "original",
     "patch_all",
     "patch_dns",
+    "patch_fcntl",
+    "patch_files",
+    "patch_multiprocessing",
     "patch_select",
     "patch_selectors",
+    "patch_signal",
     "patch_socket",
     "patch_ssl",
     "patch_threading",
@@ -55,11 +62,18 @@ _GROUPS: dict[str, Group] = {
         _SSL,
         _select.GROUP,
         _selectors.GROUP,
+        _fcntl.GROUP,
+        _signal.GROUP,
+        _multiprocessing.GROUP,
+        _files.GROUP,
     )
 }
 
 _PINNED = ("asyncio", "concurrent.futures", "greenio", "uvloop")
 """Packages that keep the native objects they imported by name."""
+
+_BY_DEFAULT = frozenset(_GROUPS) - {"files"}
+"""Groups that are patched unless they are named."""
 
 _ABSENT = object()
 
@@ -149,8 +163,12 @@ def patch_all(
     socket: bool = True,
     ssl: bool = True,
     dns: bool = True,
+    fcntl: bool = True,
+    files: bool = False,
+    multiprocessing: bool = True,
     select: bool = True,
     selectors: bool = True,
+    signal: bool = True,
     threading: bool = True,
     time: bool = True,
     **unknown: NoReturn,
@@ -161,8 +179,12 @@ def patch_all(
         socket: `socket.socket` and its methods.
         ssl: `ssl.SSLSocket` and its methods.
         dns: The name look-ups of `socket`.
+        fcntl: `fcntl.flock`, `lockf`, and `fcntl` where it waits for a lock.
+        files: Large reads and writes of regular files, and `os.fsync`; only if asked for.
+        multiprocessing: Processes, connections and semaphores of `multiprocessing`, as soon as it is imported.
         select: `select.select`, `poll`, `epoll`.
         selectors: Every class of `selectors`.
+        signal: `signal.sigwait` and the like, and `signal.pause`.
         threading: Locks, conditions and queues of `threading` and `queue`, and `Thread.join`.
         time: `time.sleep`.
         **unknown: There are no others.
@@ -176,8 +198,12 @@ def patch_all(
         "socket": socket,
         "ssl": ssl,
         "dns": dns,
+        "fcntl": fcntl,
+        "files": files,
+        "multiprocessing": multiprocessing,
         "select": select,
         "selectors": selectors,
+        "signal": signal,
         "threading": threading,
         "time": time,
     }
@@ -199,6 +225,21 @@ def patch_dns() -> None:
     _patch(["dns"])
 
 
+def patch_fcntl() -> None:
+    """Patch the file locks of `fcntl`: the group "fcntl". Never parks."""
+    _patch(["fcntl"])
+
+
+def patch_files() -> None:
+    """Take large operations on regular files to threads: the group "files". Never parks."""
+    _patch(["files"])
+
+
+def patch_multiprocessing() -> None:
+    """Patch what waits in `multiprocessing`, as soon as it is imported: the group "multiprocessing". Never parks."""
+    _patch(["multiprocessing"])
+
+
 def patch_select() -> None:
     """Patch `select.select`, `poll` and `epoll`: the group "select". Never parks."""
     _patch(["select"])
@@ -207,6 +248,11 @@ def patch_select() -> None:
 def patch_selectors() -> None:
     """Patch the classes of `selectors`: the group "selectors". Never parks."""
     _patch(["selectors"])
+
+
+def patch_signal() -> None:
+    """Patch `signal.sigwait`, `sigwaitinfo`, `sigtimedwait` and `pause`: the group "signal". Never parks."""
+    _patch(["signal"])
 
 
 def patch_threading() -> None:
@@ -236,7 +282,7 @@ def patched(*groups: str, **choices: bool) -> Iterator[None]:
     program that patches itself is not unpatched because a block ends.
 
     Args:
-        *groups: The groups to patch; none for all.
+        *groups: The groups to patch; none for all but `files`.
         **choices: Groups by keyword, as in `patch_all`: `patched(ssl=False)` is all but ssl.
 
     Raises:
@@ -244,7 +290,8 @@ def patched(*groups: str, **choices: bool) -> Iterator[None]:
         ValueError: A group is unknown. Nothing was patched.
     """
     _check_names([*groups, *choices])
-    names = [name for name in _GROUPS if choices.get(name, name in groups or not groups)]
+    chosen = groups or _BY_DEFAULT
+    names = [name for name in _GROUPS if choices.get(name, name in chosen)]
     held = _patch(names, for_block=True)
     try:
         yield
@@ -261,7 +308,7 @@ def is_patched(name: str) -> bool:
     if name in _GROUPS:
         return name in _applied
     for group in _GROUPS.values():
-        if any(patch.target == name for patch in group.patches):
+        if any(patch.target == name for patch in group.loaded()):
             return group.name in _applied
     raise ValueError(f"nothing named {name!r} is ever patched; the groups are {_choices()}, and report() lists names")
 
@@ -329,7 +376,7 @@ def _native_of(target: str) -> Any:
 
 def _own_classes() -> set[int]:
     """Look up the ids of classes that are patched, or stand in for others: their group knows what they may hold."""
-    patches = [patch for group in _GROUPS.values() for patch in group.patches]
+    patches = [patch for group in _GROUPS.values() for patch in group.loaded()]
     return {id(value) for patch in patches for value in (patch.owner, patch.green) if isinstance(value, type)}
 
 
@@ -352,12 +399,16 @@ def _patch(names: list[str], for_block: bool = False) -> list[_AppliedGroup]:
             )
     with _lock:
         fresh = [_AppliedGroup(_GROUPS[name]) for name in names if name not in _applied]
-        try:
-            _put_on(fresh)
-        except BaseException:
-            _restore(fresh)
-            raise
-        _applied.update((applied.group.name, applied) for applied in fresh)
+        with _lifted(fresh):
+            try:
+                for applied in fresh:
+                    _await_modules(applied)
+                for layer in _layers(fresh):
+                    _put_on(layer)
+            except BaseException:
+                _restore_layers(fresh)
+                raise
+            _applied.update((applied.group.name, applied) for applied in fresh)
         held = [_applied[name] for name in names]
         for applied in held:
             applied.blocks += for_block
@@ -365,16 +416,80 @@ def _patch(names: list[str], for_block: bool = False) -> list[_AppliedGroup]:
         return held
 
 
+def _shares_names(one: _AppliedGroup, other: _AppliedGroup) -> bool:
+    targets = {patch.target for patch in one.group.loaded()}
+    return any(patch.target in targets for patch in other.group.loaded())
+
+
+def _layers(groups: list[_AppliedGroup]) -> list[list[_AppliedGroup]]:
+    """Part groups so that those which patch what others have patched come after them."""
+    layers: list[list[_AppliedGroup]] = [[]]
+    for applied in groups:
+        if any(_shares_names(applied, other) for other in layers[-1]):
+            layers.append([])
+        layers[-1].append(applied)
+    return layers
+
+
+@contextlib.contextmanager
+def _lifted(groups: list[_AppliedGroup]) -> Iterator[None]:
+    """Take off what lies over groups, for as long as they are put on or taken off themselves."""
+    order = list(_GROUPS)
+    above = [
+        applied
+        for applied in _applied.values()
+        if applied not in groups
+        and any(
+            order.index(applied.group.name) > order.index(other.group.name) and _shares_names(applied, other)
+            for other in groups
+        )
+    ]
+    _restore(above)
+    for applied in above:
+        applied.names, applied.exchanged = [], []
+    try:
+        yield
+    finally:
+        if above:
+            _put_on(above)
+
+
 def _put_on(groups: list[_AppliedGroup]) -> None:
     for applied in groups:
-        for patch in applied.group.patches:
+        for patch in applied.group.loaded():
             own = vars(patch.owner).get(patch.name, _ABSENT)
-            applied.names.append(_Applied(patch, own, getattr(patch.owner, patch.name)))
+            native = getattr(patch.owner, patch.name)
+            applied.names.append(_Applied(patch, own, native))
+            patch.below(native)
             setattr(patch.owner, patch.name, patch.green)
     targets = {item.patch.target: applied for applied in groups for item in applied.names}
     swaps = [_swap_for(item) for applied in groups for item in applied.names if _has_references(item)]
     for done in exchange(swaps, _PINNED, _own_classes()):
         targets[done.reference.native].exchanged.append(done)
+    for applied in groups:
+        applied.group.do()
+
+
+def _await_modules(applied: _AppliedGroup) -> None:
+    """Have what is imported later patched then."""
+    for name, make in applied.group.late.items():
+        if name not in sys.modules:
+            await_module(name, partial(_put_on_late, applied, make))
+
+
+def _put_on_late(applied: _AppliedGroup, make: Callable[[Any], tuple[Patch, ...]], module: types.ModuleType) -> None:
+    with _lock:
+        if _applied.get(applied.group.name) is not applied:
+            return
+        stop_awaiting([module.__name__])
+        part = _AppliedGroup(replace(applied.group, patches=make(module), late={}, undo=lambda: None))
+        try:
+            _put_on([part])
+        except BaseException:
+            _restore([part])
+            raise
+        applied.names += part.names
+        applied.exchanged += part.exchanged
 
 
 def _swap_for(item: _Applied) -> Swap:
@@ -392,7 +507,15 @@ def _let_go(held: list[_AppliedGroup]) -> None:
 
 
 def _take_off(names: Iterable[str]) -> None:
-    _restore([_applied.pop(name) for name in names])
+    groups = [_applied.pop(name) for name in names]
+    with _lifted(groups):
+        _restore_layers(groups)
+
+
+def _restore_layers(groups: list[_AppliedGroup]) -> None:
+    with contextlib.ExitStack() as undone:
+        for layer in _layers(sorted(groups, key=lambda applied: list(_GROUPS).index(applied.group.name))):
+            undone.callback(_restore, layer)
 
 
 def _restore(groups: list[_AppliedGroup]) -> None:
@@ -400,6 +523,7 @@ def _restore(groups: list[_AppliedGroup]) -> None:
     with contextlib.ExitStack() as undone:  # every step is tried, whatever happens in the others
         for applied in groups:
             undone.callback(applied.group.undo)
+            undone.callback(stop_awaiting, applied.group.late)
         items = [item for applied in groups for item in applied.names]
         undone.callback(_exchange_back, [item for item in items if _has_references(item)])
         for item in items:

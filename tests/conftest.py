@@ -5,6 +5,7 @@ from __future__ import annotations
 import _thread
 import asyncio
 import gc
+import importlib
 import os
 import platform
 import signal
@@ -22,7 +23,21 @@ import uvloop
 import greenio
 from greenio import _core, _original, monkey
 
-GROUPS = ["dns", "select", "selectors", "socket", "ssl", "threading", "time"]
+GROUPS = [
+    "dns",
+    "fcntl",
+    "files",
+    "multiprocessing",
+    "select",
+    "selectors",
+    "signal",
+    "socket",
+    "ssl",
+    "threading",
+    "time",
+]
+for _module in monkey._GROUPS["multiprocessing"].late:  # patched when imported: so no test is the first to do so
+    importlib.import_module(_module)
 KINDS = ["asyncio", "asyncio-debug", "uvloop"]
 if sys.version_info >= (3, 12):
     KINDS.insert(2, "asyncio-eager")

@@ -41,8 +41,12 @@ MONKEY = [
     "original",
     "patch_all",
     "patch_dns",
+    "patch_fcntl",
+    "patch_files",
+    "patch_multiprocessing",
     "patch_select",
     "patch_selectors",
+    "patch_signal",
     "patch_socket",
     "patch_ssl",
     "patch_threading",
@@ -168,7 +172,7 @@ def test_import_patches_nothing_starts_nothing_and_warns_of_nothing():
                          signal.getsignal(2))
         assert threading.active_count() == 1
         assert descriptors() == opened
-        groups = ("socket", "ssl", "dns", "select", "selectors", "threading", "time")
+        groups = ("socket", "ssl", "dns", "fcntl", "select", "selectors", "signal", "threading", "time")
         assert not any(map(greenio.monkey.is_patched, groups))
         """,
         "-Werror",

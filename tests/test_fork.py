@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import logging
 import multiprocessing
 import os
+import queue
+import signal
 import socket
 import sys
 import threading
@@ -304,3 +308,129 @@ def test_the_child_releases_what_the_forking_green_held(arun, patched):
         assert await code_of(await to_greenlet(hold_and_fork)) == 7
 
     arun(main)
+
+
+class Shared:
+    """What greens and threads are busy with while others fork."""
+
+    def __init__(self):
+        self.lock, self.rlock = threading.Lock(), threading.RLock()
+        self.condition, self.items = threading.Condition(), queue.SimpleQueue()
+        self.bounded = queue.Queue(2)
+        self.stop = False
+        self.handler = logging.StreamHandler(io.StringIO())
+        self.logger = logging.Logger("busy")
+        self.logger.addHandler(self.handler)
+
+    def use(self):
+        while not self.stop:
+            with self.lock, self.rlock, self.rlock:
+                time.sleep(0.0001)
+            self.items.put(1)
+            self.items.get()
+            self.logger.warning("busy")
+            with self.condition:
+                self.condition.notify_all()
+                self.condition.wait(0.0005)
+            self.bounded.put(1)
+            self.bounded.get()
+            with self.handler.lock:  # so that forks find it held
+                time.sleep(0)
+
+    def talk(self, sock):
+        while not self.stop:
+            sock.sendall(b"x" * 1000)
+            sock.recv(1000)
+
+
+def check_child(shared):
+    """In a child of the storm: what belongs to nobody else works, and what is held tells so in time."""
+    signal.alarm(30)  # natively, whatever hangs
+    assert not in_greenlet()
+    shared.logger.warning("in the child")  # logging makes its locks anew
+    with shared.handler.lock:
+        pass
+    for lock in (shared.lock, shared.rlock):
+        if lock.acquire(timeout=0.001):
+            lock.release()
+        lock._at_fork_reinit()
+        assert lock.acquire(False)
+        lock.release()
+    shared.condition._at_fork_reinit()
+    with shared.condition:
+        assert shared.condition.wait(0.001) is False
+    while not shared.items.empty():
+        shared.items.get()
+    shared.items.put("item")
+    assert shared.items.get(timeout=20) == "item"
+    gate, seen = threading.Event(), []
+    thread = threading.Thread(target=lambda: (gate.wait(20), seen.append(threading.current_thread().name)))
+    thread.start()
+    gate.set()
+    thread.join()
+    assert seen == [thread.name]
+    assert runs_loops() == 8
+    return 3
+
+
+def test_fork_storm(arun, patched):
+    """Many forks from greens and threads while locks, queues, sockets and logging are in use by greens and threads."""
+
+    async def main():
+        shared = Shared()
+        left, right = socket.socketpair()
+
+        def fork_from_here():
+            return [exit_code(fork(lambda: check_child(shared))) for _ in range(3)]
+
+        def fork_from_green():
+            codes = []
+            for _ in range(4):
+                with shared.lock:
+                    number = fork(lambda: check_child(shared))
+                while not (found := os.waitpid(number, os.WNOHANG))[0]:
+                    time.sleep(0.001)
+                codes.append(os.waitstatus_to_exitcode(found[1]))
+            return codes
+
+        with left, right:
+            busy = [spawn(shared.use) for _ in range(4)] + [spawn(shared.talk, sock) for sock in (left, right)]
+            busy += [asyncio.ensure_future(asyncio.to_thread(shared.use)) for _ in range(2)]
+            forks = [spawn(fork_from_green) for _ in range(3)]
+            forks += [asyncio.ensure_future(asyncio.to_thread(fork_from_here)) for _ in range(2)]
+            codes = await asyncio.wait_for(asyncio.gather(*forks), 50)
+            shared.stop = True
+            for sock in (left, right):
+                sock.shutdown(socket.SHUT_RDWR)
+            await asyncio.wait_for(asyncio.gather(*busy, return_exceptions=True), 20)
+        assert codes == [[3] * 4] * 3 + [[3] * 3] * 2
+
+    arun(main)
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_multiprocessing_without_fork(arun, patched, method):
+    context = multiprocessing.get_context(method)
+
+    async def main():
+        def fn():
+            receiver, sender = context.Pipe(duplex=False)
+            process = context.Process(target=sender.send, args=("sent",))
+            process.start()
+            answer = receiver.recv()
+            process.join()
+            receiver.close()
+            sender.close()
+            code = process.exitcode
+            process.close()
+            return answer, code
+
+        assert await to_greenlet(fn) == ("sent", 0)
+
+    multiprocessing.forkserver._forkserver._preload_modules = []
+    multiprocessing.forkserver.ensure_running()
+    try:
+        arun(main)
+    finally:
+        multiprocessing.forkserver._forkserver._stop()
+        multiprocessing.resource_tracker._resource_tracker._stop()

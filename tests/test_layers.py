@@ -27,7 +27,9 @@ LAYERS: Mapping[str, tuple[str, ...]] = {
 }
 """Each layer and the layers it may import; the empty name is the package itself, its public face."""
 
-LATE_IMPORTS: Mapping[tuple[str, str], str] = {}
+LATE_IMPORTS: Mapping[tuple[str, str], str] = {
+    ("_patches._signalfd", "ctypes"): "takes a millisecond, and few programs wait for signals",
+}
 """Imports inside functions that are allowed: the module and what it imports, with the reason."""
 
 NEVER_CALLED = ("select", "selectors", "threading", "time")
@@ -164,7 +166,7 @@ def cycles(sources: Sources) -> Iterator[str]:
 
 def patchable_calls(sources: Sources) -> Iterator[str]:
     """Find calls of what may be patched, other than through `_original`."""
-    patched = {patch.target for group in monkey._GROUPS.values() for patch in group.patches}
+    patched = {patch.target for group in monkey._GROUPS.values() for patch in group.loaded()}
     for module in sources:
         if module == "_original":
             continue

@@ -116,9 +116,9 @@ def test_table_of_patches_has_every_group():
 def test_table_of_patches_names_what_is_patched():
     """Hold every name of the table against the names that the group replaces."""
     follow = {"asyncio.run", "create_connection", "getfqdn", "kqueue", "makefile", "selectors"}
-    follow |= {"Barrier", "Event", "Future.result", "Semaphore", "queue.Queue"}
+    follow |= {"Barrier", "Event", "Future.result", "Lock", "Process.join", "Semaphore", "queue.Queue"}
     for group, parks, _ in table("What is patched"):
-        targets = {patch.target for patch in monkey._GROUPS[group.strip("`")].patches}
+        targets = {patch.target for patch in monkey._GROUPS[group.strip("`")].loaded()}
         last = {target.rpartition(".")[2] for target in targets}
         owners = {target.rpartition(".")[0] for target in targets}
         for name in re.findall(r"`([\w.]+)[*()]*`", parks):

@@ -13,7 +13,6 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from .._core import Green, forget, getcurrent
-from ._handlers import HANDLERS, bare_handlers
 from ._loops import LOOPS
 from ._select import epoll_seconds, poll_seconds, select_seconds
 from ._socket_state import green_caller, take_turn
@@ -110,9 +109,4 @@ def _patches() -> Iterator[Patch]:
             yield from patches(owner, [_close(owner.close)])
 
 
-def _undo() -> None:
-    end_relay()
-    bare_handlers()
-
-
-GROUP = Group("selectors", (*_patches(), *LOOPS, *WAKEUP, *HANDLERS), undo=_undo)
+GROUP = Group("selectors", (*_patches(), *LOOPS, *WAKEUP), undo=end_relay)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import BuiltinFunctionType, FunctionType, ModuleType
@@ -13,11 +14,19 @@ __all__ = ["Group", "Patch", "like", "patches"]
 
 @dataclass(frozen=True)
 class Patch:
-    """One name of one module or class, and what stands there while it is patched."""
+    """One name of one module or class, and what stands there while it is patched.
+
+    Attributes:
+        owner: The module or the class.
+        name: The name.
+        green: What stands there.
+        below: Told what stood there before, where that may be another group's.
+    """
 
     owner: ModuleType | type
     name: str
     green: Any
+    below: Callable[[Any], object] = lambda native: None
 
     @property
     def target(self) -> str:
@@ -36,6 +45,8 @@ class Group:
         patches: The names that are replaced, in order.
         undo: What puts live objects back after the names are restored.
         missing: Why the group cannot be had on this platform; empty if it can.
+        late: What makes the patches of a module, by its name, for modules that are patched when they are loaded.
+        do: What deals with live objects after the names are replaced.
         hidden: C types that have no public name, by the full name of what makes their objects, each with the class that
             stands for it while patched. Live objects of the first kind are out of reach.
     """
@@ -44,7 +55,20 @@ class Group:
     patches: tuple[Patch, ...]
     undo: Callable[[], None] = lambda: None
     missing: str = ""
+    late: Mapping[str, Callable[[Any], tuple[Patch, ...]]] = field(default_factory=dict)
+    do: Callable[[], None] = lambda: None
     hidden: Mapping[str, tuple[type, type]] = field(default_factory=dict)
+
+    def loaded(self) -> tuple[Patch, ...]:
+        """List the names that there are to replace: all but those of late modules that nobody has imported."""
+        late = [make(sys.modules[name]) for name, make in self.late.items() if _is_loaded(name)]
+        return sum(late, self.patches)
+
+
+def _is_loaded(name: str) -> bool:
+    """Tell whether a module is there as a whole, and not just being imported."""
+    module = sys.modules.get(name)
+    return module is not None and not getattr(module.__spec__, "_initializing", False)
 
 
 def like(native: Any) -> Callable[[Any], Any]:

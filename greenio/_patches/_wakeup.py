@@ -10,15 +10,17 @@ import contextlib
 import os
 import signal
 from asyncio import AbstractEventLoop
+from collections.abc import Callable, Iterator
 from contextvars import Context
 from typing import Any
 
 from .. import _original
+from .._core import Green
 from ._socket_state import green_caller
 from ._table import like, patches
 from ._waits import outermost_host
 
-__all__ = ["WAKEUP", "end_relay"]
+__all__ = ["WAKEUP", "end_relay", "hearing_signals"]
 
 _native = signal.set_wakeup_fd
 _NONE = -1
@@ -29,6 +31,7 @@ class _Relay:
 
     Attributes:
         fds: What green code has set, by host task.
+        listeners: What is called after each signal that has a Python handler.
         loop: The loop that has the main thread.
         native: What native code has set.
         sink: Where the signals are written to.
@@ -36,6 +39,7 @@ class _Relay:
 
     def __init__(self, loop: AbstractEventLoop, native: int) -> None:
         self.fds: dict[Any, int] = {}
+        self.listeners: list[Callable[[], object]] = []
         self.loop = loop
         self.native = native
         self._source, self.sink = os.pipe()
@@ -45,10 +49,17 @@ class _Relay:
 
     def _pass_on(self) -> None:
         with contextlib.suppress(BlockingIOError):
-            signals = os.read(self._source, 4096)
+            signals = _original.read(self._source, 4096)
             for fd in {self.native, *self.fds.values()} - {_NONE}:
                 with contextlib.suppress(OSError):  # full: its loop has plenty to read; bad: its loop is closed
-                    os.write(fd, signals)
+                    _original.write(fd, signals)
+            # This runs in the main thread, so that the handlers have run before its first line.
+            for listener in tuple(self.listeners):
+                listener()
+
+    def is_wanted(self) -> bool:
+        """Tell whether green code needs it still."""
+        return bool(self.fds or self.listeners)
 
     def close(self) -> None:
         if not self.loop.is_closed():
@@ -70,6 +81,28 @@ def end_relay() -> None:
         _relay = None
 
 
+@contextlib.contextmanager
+def hearing_signals(green: Green, listener: Callable[[], object]) -> Iterator[None]:
+    """Have `listener` called after every signal that has a Python handler, for the time of a `with` block.
+
+    In the main thread only, which is where such handlers run.
+    """
+    global _relay
+    if _relay is not None and _relay.loop.is_closed():
+        end_relay()
+    if _relay is None:
+        _relay = _Relay(outermost_host(green).loop, _NONE)
+        _relay.native = _native(_relay.sink, warn_on_full_buffer=False)
+    relay = _relay
+    relay.listeners.append(listener)
+    try:
+        yield
+    finally:
+        relay.listeners.remove(listener)
+        if relay is _relay and not relay.is_wanted():
+            end_relay()
+
+
 @like(_native)
 def set_wakeup_fd(fd: int, /, *, warn_on_full_buffer: bool = True) -> int:
     global _relay
@@ -88,7 +121,7 @@ def set_wakeup_fd(fd: int, /, *, warn_on_full_buffer: bool = True) -> int:
         before = _relay.fds.pop(green.task, _NONE)
         if fd != _NONE:
             _relay.fds[green.task] = fd
-    if _relay.fds:
+    if _relay.is_wanted():
         _native(_relay.sink, warn_on_full_buffer=False)
     else:
         end_relay()

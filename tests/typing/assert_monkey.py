@@ -16,6 +16,10 @@ def patching() -> None:
     monkey.patch_all(sockets=True)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     for patch in (monkey.patch_socket, monkey.patch_ssl, monkey.patch_dns, monkey.patch_select, monkey.patch_selectors):
         patch()
+    monkey.patch_fcntl()
+    monkey.patch_files()
+    monkey.patch_multiprocessing()
+    monkey.patch_signal()
     monkey.patch_threading()
     monkey.patch_time()
     monkey.unpatch_all()

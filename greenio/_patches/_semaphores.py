@@ -1,0 +1,323 @@
+"""`multiprocessing.synchronize`: semaphores that processes share, and what is made of them.
+
+The native semaphore is written in C and has no descriptor. It stays, and a `SemLock` stands before it. Greens try it,
+queue and park, as for a lock of `threading`; what this process gives back invites the first of them. What other
+processes give back, a thread waits for, natively, as long as a green waits. It hands over the permit that it gets, or
+gives it back if everybody has left meanwhile, so that a wait that is cancelled or times out loses none.
+
+A recursive lock belongs to a green. Natively it belongs to a thread, which all greens of a loop share; so a permit that
+the watching thread has taken cannot be handed over. It is given back at once, and the first green tries.
+"""
+
+from __future__ import annotations
+
+import _thread
+import gc
+import math
+import sys
+from asyncio import CancelledError
+from functools import cache
+from typing import Any
+
+from .. import _original
+from .._core import Green
+from .._sync._waiting import NOTHING, Shared
+from ._socket_state import green_caller
+from ._table import Patch, like, patches
+
+__all__ = ["reach_semaphores", "release_semaphores", "semaphore_patches"]
+
+_RECURSIVE = 0
+"""The kind of a semaphore that is a recursive lock."""
+
+_SLICE = 0.1
+"""Seconds after which the watching thread looks whether anybody still waits."""
+
+
+class SemLock(Shared):
+    """Stands before a `_multiprocessing.SemLock`; greens that wait for it park."""
+
+    __slots__ = ("_holds", "_kept", "_native", "_owner", "_recursive", "_tried", "_watched")
+
+    def __init__(self, native: Any) -> None:
+        super().__init__()
+        self._native = native
+        self._recursive = native.kind == _RECURSIVE
+        self._reset()
+
+    def _reset(self) -> None:
+        self._waiters = []
+        self._owner: Green | None = None
+        self._holds = 0
+        self._kept: list[bool] = []  # a permit each, on its way from the watching thread to a green
+        self._watched = _original.allocate_lock()  # held by the watching thread
+        self._tried = _original.allocate_lock()  # released by a green that has tried
+        self._tried.acquire()
+
+    def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
+        """Take a permit. Parks in green code; `timeout` is in seconds, and None waits for ever."""
+        green = green_caller()
+        if green is None:
+            if self._owner is not None and self._native._is_mine():
+                return self._acquire_beside_green(block, timeout)
+            return self._native.acquire(block, timeout)  # type: ignore[no-any-return]
+        if self._owner is green:
+            self._holds += 1
+            return True
+        if timeout is not None:
+            timeout = math.ldexp(timeout, 0)  # refuses what the native call refuses, in its words
+        if self._acquire_green(green, block, timeout):
+            if self._recursive:
+                self._owner, self._holds = green, 1
+            return True
+        return False
+
+    def __enter__(self) -> bool:
+        return self.acquire()
+
+    def _acquire_green(self, green: Green, block: bool, timeout: float | None) -> bool:
+        if not block or (timeout is not None and not timeout > 0):
+            return self._attempt() is not NOTHING
+        if not self._waiters and self._attempt() is not NOTHING:
+            return True
+        if timeout is not None and timeout >= _thread.TIMEOUT_MAX:
+            timeout = None
+        return self._wait(green, timeout) is True
+
+    def _acquire_beside_green(self, block: bool, timeout: float | None) -> bool:
+        """Acquire for native code what a green of the same thread owns, which is not going to run meanwhile."""
+        if not block:
+            return False
+        if timeout is None:
+            raise RuntimeError(
+                f"{self!r} is held by a greenlet of this very thread, which cannot go on while the thread waits for "
+                f"it; acquire the lock in a greenlet too, by `await to_greenlet(fn)`"
+            )
+        _original.sleep(max(0.0, timeout))
+        return False
+
+    def release(self) -> None:
+        """Give a permit back. Never parks."""
+        if self._recursive and (self._owner is not None or green_caller() is not None):
+            if self._owner is not green_caller():
+                raise AssertionError("attempt to release recursive lock not owned by thread")
+            self._holds -= 1
+            if self._holds:
+                return
+            self._owner = None
+        self._native.release()
+        if self._waiters:
+            self._invite()
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def _wait(self, green: Green, timeout: float | None) -> Any:
+        try:
+            return super()._wait(green, timeout)
+        finally:
+            if not self._waiters:
+                self._give_back()
+
+    def _attempt(self) -> Any:
+        found = self._try_to_take()
+        if self._tried.locked():
+            try:
+                self._tried.release()
+            except RuntimeError:
+                pass  # somebody in another thread has tried too
+        if found is NOTHING and self._waiters:
+            self._watch()
+        return found
+
+    def _try_to_take(self) -> Any:
+        if self._take_kept():
+            return True
+        if self._recursive and (self._owner is not None or self._native._is_mine()):
+            return NOTHING
+        return True if self._native.acquire(False) else NOTHING
+
+    def _take_kept(self) -> bool:
+        try:
+            return self._kept.pop()
+        except IndexError:
+            return False
+
+    def _available(self) -> bool:
+        return bool(self._kept) or (self._owner is None and not self._native._is_zero())
+
+    def _give_back(self) -> None:
+        while self._take_kept():
+            self._native.release()
+
+    def _watch(self) -> None:
+        """See to it that a thread waits for what other processes give back."""
+        if not self._watched.acquire(False):
+            return
+        try:
+            _original.start_new_thread(self._run, ())
+        except BaseException:
+            self._watched.release()
+            raise
+
+    def _run(self) -> None:
+        while self._waiters:
+            if not self._kept and not self._take_natively():
+                continue
+            if not self._waiters:
+                self._give_back()
+            self._invite()
+            self._tried.acquire(True, _SLICE)  # or the next round would only take it away again
+        self._watched.release()
+        if self._waiters:  # since just now
+            self._watch()
+
+    def _take_natively(self) -> bool:
+        if not self._native.acquire(True, _SLICE):
+            return False
+        if self._recursive:
+            self._native.release()
+        else:
+            self._kept.append(True)
+        return True
+
+    def _is_mine(self) -> bool:
+        """Tell whether the caller has it."""
+        green = green_caller()
+        if self._recursive and (green is not None or self._owner is not None):
+            return self._owner is green
+        return bool(self._native._is_mine() if green is None else self._native._count())
+
+    def _count(self) -> int:
+        """Tell how many permits this process has, or how often the owner has taken the lock."""
+        return self._holds if self._owner is not None else self._native._count()
+
+    @property
+    def native(self) -> Any:
+        """The native semaphore."""
+        return self._native
+
+    def is_idle(self) -> bool:
+        """Tell whether no green owns it or waits for it."""
+        return self._owner is None and not self._waiters
+
+    def _after_fork(self) -> None:
+        self._reset()
+        self._native._after_fork()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._native, name)
+
+    def __repr__(self) -> str:
+        return f"<{'recursive ' if self._recursive else ''}semaphore {self._native!r} waiters={len(self._waiters)}>"
+
+
+class _Patient:
+    """A condition as seen by its `notify`, which is not to stop half-way: it keeps a cancellation for later."""
+
+    __slots__ = ("_condition", "late")
+
+    def __init__(self, condition: Any) -> None:
+        self._condition = condition
+        self.late: CancelledError | None = None
+
+    @property
+    def _woken_count(self) -> _Patient:
+        return self
+
+    def acquire(self, block: bool = True) -> bool:
+        """Wait until one more sleeper has woken."""
+        while True:
+            try:
+                return self._condition._woken_count.acquire(block)  # type: ignore[no-any-return]
+            except CancelledError as error:
+                self.late = self.late or error
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._condition, name)
+
+
+def _take_again(lock: Any, count: int) -> None:
+    """Take a condition's lock as often as it was held, whoever cancels meanwhile."""
+    late = None
+    while count:
+        try:
+            lock.acquire()
+        except CancelledError as error:
+            late = late or error
+        else:
+            count -= 1
+    if late is not None:
+        try:
+            raise late
+        finally:
+            del late
+
+
+@cache
+def semaphore_patches(module: Any) -> tuple[Patch, ...]:
+    """Make the patches of `multiprocessing.synchronize`."""
+    native_make = module.SemLock._make_methods
+    native_wait, native_notify = module.Condition.wait, module.Condition.notify
+
+    @like(native_make)
+    def _make_methods(self: Any) -> None:
+        if not isinstance(self._semlock, SemLock):
+            self._semlock = SemLock(self._semlock)
+        native_make(self)
+
+    @like(native_wait)
+    def wait(self: Any, timeout: float | None = None) -> bool:
+        if green_caller() is None:
+            return native_wait(self, timeout)  # type: ignore[no-any-return]
+        semlock = self._lock._semlock
+        assert semlock._is_mine(), "must acquire() condition before using wait()"
+        self._sleeping_count.release()
+        count = semlock._count()
+        for _ in range(count):
+            self._lock.release()
+        try:
+            return self._wait_semaphore.acquire(True, timeout)  # type: ignore[no-any-return]
+        finally:
+            self._woken_count.release()
+            _take_again(self._lock, count)
+
+    @like(native_notify)
+    def notify(self: Any, n: int = 1) -> None:
+        if green_caller() is None:
+            return native_notify(self, n)  # type: ignore[no-any-return]
+        patient = _Patient(self)
+        native_notify(patient, n)
+        if patient.late is None:
+            return None
+        try:
+            raise patient.late
+        finally:
+            del patient
+
+    return (*patches(module.SemLock, [_make_methods]), *patches(module.Condition, [wait, notify]))
+
+
+def _live(module: str, name: str) -> list[Any]:
+    """List the live objects of a class, if its module is loaded."""
+    owner = getattr(sys.modules.get(module), name, None)
+    return [] if owner is None else [found for found in gc.get_objects() if issubclass(type(found), owner)]
+
+
+def reach_semaphores() -> None:
+    """Have semaphores that are older than the patch park too."""
+    for found in (*_live("multiprocessing.synchronize", "SemLock"), *_live("multiprocessing.synchronize", "Condition")):
+        if hasattr(found, "acquire"):
+            found._make_methods()
+
+
+def release_semaphores() -> None:
+    """Give semaphores their native object back, those excepted that greens own or wait for."""
+    for found in _live("multiprocessing.synchronize", "SemLock"):
+        semlock = getattr(found, "_semlock", None)
+        if isinstance(semlock, SemLock) and semlock.is_idle():
+            found._semlock = semlock.native
+            found._make_methods()
+    for found in _live("multiprocessing.synchronize", "Condition"):
+        if hasattr(found, "acquire"):
+            found._make_methods()
