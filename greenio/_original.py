@@ -10,6 +10,7 @@ import asyncio
 import os
 import select
 import selectors
+import signal as _signal
 import socket
 import threading
 import time
@@ -30,8 +31,10 @@ __all__ = [
     "dup",
     "epoll",
     "get_ident",
+    "get_native_id",
     "getaddrinfo",
     "getnameinfo",
+    "getsignal",
     "kevent",
     "kqueue",
     "local",
@@ -43,6 +46,7 @@ __all__ = [
     "select_select",
     "sendfile",
     "set_event_loop",
+    "signal",
     "sleep",
     "start_new_thread",
     "write",
@@ -81,6 +85,7 @@ allocate_rlock = threading.RLock
 start_new_thread = _thread.start_new_thread
 current_thread = threading.current_thread
 get_ident = threading.get_ident
+get_native_id = getattr(threading, "get_native_id", get_ident)
 local = threading.local
 main_thread = threading.main_thread
 
@@ -89,3 +94,6 @@ SimpleQueue = _queue.SimpleQueue
 
 monotonic = time.monotonic
 sleep = time.sleep
+
+signal = _signal.signal
+getsignal = _signal.getsignal

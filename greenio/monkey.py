@@ -18,7 +18,20 @@ from functools import partial
 from typing import Any, NoReturn
 
 from . import _original
-from ._patches import _dns, _fcntl, _files, _multiprocessing, _select, _selectors, _signal, _socket, _threading, _time
+from ._patches import (
+    _dns,
+    _fcntl,
+    _files,
+    _green_threads,
+    _local,
+    _multiprocessing,
+    _select,
+    _selectors,
+    _signal,
+    _socket,
+    _threading,
+    _time,
+)
 from ._patches._late import await_module, stop_awaiting
 from ._patches._references import Exchange, Reference, Sought, Swap, exchange, find_holders, find_instances
 from ._patches._table import Group, Patch
@@ -32,6 +45,8 @@ __all__ = [
     "patch_dns",
     "patch_fcntl",
     "patch_files",
+    "patch_green_threads",
+    "patch_local",
     "patch_multiprocessing",
     "patch_select",
     "patch_selectors",
@@ -56,7 +71,9 @@ _GROUPS: dict[str, Group] = {
     group.name: group
     for group in (
         _time.GROUP,
+        _local.GROUP,
         _threading.GROUP,
+        _green_threads.GROUP,
         _dns.GROUP,
         _socket.GROUP,
         _SSL,
@@ -72,7 +89,10 @@ _GROUPS: dict[str, Group] = {
 _PINNED = ("asyncio", "concurrent.futures", "greenio", "uvloop")
 """Packages that keep the native objects they imported by name."""
 
-_BY_DEFAULT = frozenset(_GROUPS) - {"files"}
+_AS_THEY_SHOULD_BE = (*_PINNED, "_frozen_importlib", "importlib", "logging", "threading")
+"""Packages whose old objects are no news."""
+
+_BY_DEFAULT = frozenset(_GROUPS) - {"files", "green_threads"}
 """Groups that are patched unless they are named."""
 
 _ABSENT = object()
@@ -165,6 +185,8 @@ def patch_all(
     dns: bool = True,
     fcntl: bool = True,
     files: bool = False,
+    green_threads: bool = False,
+    local: bool = True,
     multiprocessing: bool = True,
     select: bool = True,
     selectors: bool = True,
@@ -181,11 +203,13 @@ def patch_all(
         dns: The name look-ups of `socket`.
         fcntl: `fcntl.flock`, `lockf`, and `fcntl` where it waits for a lock.
         files: Large reads and writes of regular files, and `os.fsync`; only if asked for.
+        green_threads: Whether a `threading.Thread` that green code starts is a greenlet of its loop; only if asked for.
+        local: `threading.local`.
         multiprocessing: Processes, connections and semaphores of `multiprocessing`, as soon as it is imported.
         select: `select.select`, `poll`, `epoll`.
         selectors: Every class of `selectors`.
         signal: `signal.sigwait` and the like, and `signal.pause`.
-        threading: Locks, conditions and queues of `threading` and `queue`, and `Thread.join`.
+        threading: Locks, conditions and queues of `threading` and `queue`, `Thread.join`, `current_thread`.
         time: `time.sleep`.
         **unknown: There are no others.
 
@@ -200,6 +224,8 @@ def patch_all(
         "dns": dns,
         "fcntl": fcntl,
         "files": files,
+        "green_threads": green_threads,
+        "local": local,
         "multiprocessing": multiprocessing,
         "select": select,
         "selectors": selectors,
@@ -255,9 +281,30 @@ def patch_signal() -> None:
     _patch(["signal"])
 
 
-def patch_threading() -> None:
-    """Patch the locks of `threading`, `_thread` and `queue`, and what waits: the group "threading". Never parks."""
-    _patch(["threading"])
+def patch_threading(*, local: bool = True, green_threads: bool = False) -> None:
+    """Patch the locks of `threading`, `_thread` and `queue`, and what waits: the group "threading". Never parks.
+
+    Args:
+        local: Patch `threading.local` too.
+        green_threads: Make threads that green code starts greenlets, too.
+    """
+    chosen = {"local": local, "threading": True, "green_threads": green_threads}
+    _patch([name for name in _GROUPS if chosen.get(name)])
+
+
+def patch_local() -> None:
+    """Patch `threading.local`: the group "local". Never parks."""
+    _patch(["local"])
+
+
+def patch_green_threads() -> None:
+    """Make threads that green code starts greenlets: the group "green_threads", with "threading". Never parks.
+
+    A `threading.Thread` that green code starts is then a greenlet of its loop, in a task of its own, and
+    `greenio.run` waits for those that are no daemons. Threads that asyncio, `concurrent.futures` and
+    `multiprocessing` start stay real ones.
+    """
+    _patch(["green_threads"])
 
 
 def patch_time() -> None:
@@ -282,7 +329,7 @@ def patched(*groups: str, **choices: bool) -> Iterator[None]:
     program that patches itself is not unpatched because a block ends.
 
     Args:
-        *groups: The groups to patch; none for all but `files`.
+        *groups: The groups to patch; none for all but `files` and `green_threads`.
         **choices: Groups by keyword, as in `patch_all`: `patched(ssl=False)` is all but ssl.
 
     Raises:
@@ -351,7 +398,7 @@ def report() -> Report:
         return Report(
             patched={name: tuple(item.patch.target for item in found.names) for name, found in groups.items()},
             rebound=tuple(sorted(done.reference for found in groups.values() for done in found.exchanged)),
-            unreachable=tuple(sorted(set(find_holders(sought, _PINNED, ours)))),
+            unreachable=tuple(sorted(set(find_holders(sought, _AS_THEY_SHOULD_BE, ours)))),
         )
 
 
@@ -391,6 +438,8 @@ def _patch(names: list[str], for_block: bool = False) -> list[_AppliedGroup]:
     Returns:
         All groups of that name.
     """
+    needed = {need for name in names for need in _GROUPS[name].needs}
+    names = [name for name in _GROUPS if name in needed or name in names]
     for name in names:
         if _GROUPS[name].missing:
             raise RuntimeError(

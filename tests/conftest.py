@@ -27,6 +27,8 @@ GROUPS = [
     "dns",
     "fcntl",
     "files",
+    "green_threads",
+    "local",
     "multiprocessing",
     "select",
     "selectors",

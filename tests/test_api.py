@@ -43,6 +43,8 @@ MONKEY = [
     "patch_dns",
     "patch_fcntl",
     "patch_files",
+    "patch_green_threads",
+    "patch_local",
     "patch_multiprocessing",
     "patch_select",
     "patch_selectors",

@@ -31,6 +31,7 @@ from waiting import parked, until, until_parked
 
 SCENARIOS = sorted((Path(__file__).parent / "scenarios").glob("*.py"))
 PATCHES = [patch for group in monkey._GROUPS.values() for patch in group.loaded()]
+BY_DEFAULT = [name for name in monkey._GROUPS if name in monkey._BY_DEFAULT]
 FUNCTIONS = {patch.target: patch for patch in PATCHES if callable(patch.green) and not isinstance(patch.green, type)}
 BUILT_IN = [name for name, patch in FUNCTIONS.items() if not isinstance(patch.green, types.FunctionType)]
 HELD = types.SimpleNamespace(sleep=time.sleep, getaddrinfo=socket.getaddrinfo)  # an instance, which nobody rebinds
@@ -119,7 +120,8 @@ class TestAllOrNothing:
     def test_one_group(self, group):
         before = snapshot()
         getattr(monkey, f"patch_{group}")()
-        assert list(monkey.report().patched) == [group]
+        needs = {"threading": {"local"}}.get(group, {*monkey._GROUPS[group].needs})  # patch_threading() has options
+        assert set(monkey.report().patched) == {group, *needs}
         assert monkey.is_patched(group)
         changed = {key for key, value in snapshot().items() if before.get(key) != value}
         assert all(monkey._GROUPS[group].loaded()) == bool(changed)
@@ -140,7 +142,7 @@ class TestAllOrNothing:
         monkey.unpatch_all()
         assert snapshot() == before
 
-    @pytest.mark.parametrize("broken", monkey._GROUPS)
+    @pytest.mark.parametrize("broken", BY_DEFAULT)
     def test_group_that_fails_in_the_middle(self, broken, monkeypatch):
         group = monkey._GROUPS[broken]
         half = len(group.patches) // 2
@@ -213,7 +215,7 @@ class TestAllOrNothing:
         ],
     )
     def test_group_that_is_unknown(self, call):
-        with pytest.raises(ValueError, match="'queue'; the groups are dns, fcntl, files, multiprocessing, .* time"):
+        with pytest.raises(ValueError, match="'queue'; the groups are dns, fcntl, files, green_threads, .* time"):
             call()
         assert not monkey.report().patched
 
@@ -229,11 +231,12 @@ class TestAllOrNothing:
 class TestBlocks:
     def test_names_and_keywords(self):
         for block, groups in (
-            (monkey.patched(), set(monkey._BY_DEFAULT)),
+            (monkey.patched(), set(BY_DEFAULT)),
             (monkey.patched("time"), {"time"}),
             (monkey.patched("time", dns=True), {"time", "dns"}),
-            (monkey.patched(ssl=False), set(monkey._BY_DEFAULT) - {"ssl"}),
-            (monkey.patched(files=True), set(monkey._GROUPS)),
+            (monkey.patched(ssl=False), set(BY_DEFAULT) - {"ssl"}),
+            (monkey.patched("green_threads"), {"threading", "green_threads"}),
+            (monkey.patched(files=True, green_threads=True), set(monkey._GROUPS)),
         ):
             with block:
                 assert set(monkey.report().patched) == groups
@@ -662,7 +665,7 @@ class TestReport:
         with monkey.patched(files=True):
             report = monkey.report()
         assert json.loads(json.dumps(report.as_dict())) == report.as_dict()
-        assert list(report.as_dict()["patched"]) == list(monkey._GROUPS)
+        assert list(report.as_dict()["patched"]) == [*BY_DEFAULT, "files"]
         entry = {"native": "time.sleep", "module": __name__, "name": "early_sleep", "kind": "name"}
         assert entry in report.as_dict()["rebound"]
         out = io.StringIO()

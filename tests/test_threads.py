@@ -71,8 +71,8 @@ def test_a_loop_run_by_one_thread_then_by_another(loop_kind, patched):
     loop = new_loop(loop_kind)
 
     async def main():
-        seen = threading.get_ident()
-        assert await to_greenlet(threading.get_ident) == seen
+        seen = threading.get_native_id()
+        assert await to_greenlet(threading.get_native_id) == seen
         return await asyncio.gather(to_greenlet(work), asyncio.ensure_future(to_greenlet(work)))
 
     try:
@@ -127,14 +127,14 @@ def test_a_coroutine_that_another_thread_closes(arun, patched):
             try:
                 time.sleep(100)
             finally:
-                log.append(threading.get_ident())
+                log.append(threading.get_native_id())
 
         coroutine = to_greenlet(fn)
         task = asyncio.ensure_future(coroutine)
         await until_parked()
         await asyncio.to_thread(coroutine.close)
         await asyncio.wait([task], timeout=10)
-        assert log == [threading.get_ident()]
+        assert log == [threading.get_native_id()]
         assert parked() == 0
 
     arun(main)

@@ -7,8 +7,20 @@ from . import _fork as _fork
 from ._await import await_, drive, yield_once
 from ._call import to_greenlet
 from ._entry import async_to_sync, get_loop, in_greenlet, offload, run, spawn, sync_to_async
-from ._green import READY, TIMED_OUT, Forked, Green, current_green, getcurrent, greens, park, resume, thread_state
-from ._host import Host
+from ._green import (
+    READY,
+    TIMED_OUT,
+    Forked,
+    Green,
+    Identity,
+    current_green,
+    getcurrent,
+    greens,
+    park,
+    resume,
+    thread_state,
+)
+from ._host import Host, HostedThread
 from ._interrupt import hand_to_parked
 from ._readiness import (
     HasFileno,
@@ -30,6 +42,8 @@ __all__ = [
     "Green",
     "HasFileno",
     "Host",
+    "HostedThread",
+    "Identity",
     "Side",
     "Timeout",
     "async_to_sync",

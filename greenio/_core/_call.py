@@ -200,6 +200,9 @@ def _worker() -> object:
             error = caught if callable(fn) else _no_function(fn, caught)
             outcome = None
         fn = args = kwargs = None
+        if green.identity is not None:
+            green.identity.end()
+            green.identity = None
         if green.timer is not None:
             green.disarm()
         call = green.call

@@ -15,6 +15,7 @@ from ._asyncio import get_running_loop
 from ._await import drive, show_host, trim
 from ._call import to_greenlet
 from ._green import current_green
+from ._host import host_of
 
 __all__ = ["async_to_sync", "get_loop", "in_greenlet", "offload", "run", "spawn", "sync_to_async"]
 
@@ -97,13 +98,26 @@ def run(
     """
     if get_running_loop() is not None:
         raise RuntimeError("greenio.run() was called from a running event loop; write `await to_greenlet(fn)` instead")
-    main = to_greenlet(fn, *args)
+    main = _main(fn, args)
     try:
         return _run(main, loop_factory, debug)
     except BaseException as error:
         main.close()  # the loop factory failed
         trim(error)
         raise
+
+
+async def _main(fn: Callable[..., T], args: tuple[Any, ...]) -> T:
+    """Run `fn`, and wait for the threads that it made greenlets of, as the interpreter does at its end."""
+    try:
+        return await to_greenlet(fn, *args)
+    except BaseException as error:
+        trim(error)
+        raise
+    finally:
+        threads = host_of(asyncio.get_running_loop()).threads
+        while joined := [task for task, thread in threads.items() if thread.joined]:
+            await asyncio.wait(joined)
 
 
 if sys.version_info >= (3, 11):

@@ -38,7 +38,7 @@ from __future__ import annotations
 from asyncio import CancelledError, Future, Task
 from collections.abc import Callable
 from contextvars import Context
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 from weakref import WeakSet
 
 from greenlet import GreenletExit, getcurrent, greenlet
@@ -70,6 +70,7 @@ __all__ = [
     "Forked",
     "Green",
     "GreenletExit",
+    "Identity",
     "ThreadState",
     "Wake",
     "current_green",
@@ -153,6 +154,13 @@ def thread_state() -> ThreadState:
     return _local.state
 
 
+class Identity(Protocol):
+    """Who sync code is as long as a call lasts: what it calls its thread, and the values that are that thread's own."""
+
+    def end(self) -> None:
+        """Let go of them, in the green itself, when its call ends. May park."""
+
+
 class Green(greenlet):
     """A greenlet that greenio made: code that runs in it is green."""
 
@@ -164,6 +172,7 @@ class Green(greenlet):
         "deadline",
         "error",
         "host",
+        "identity",
         "leaf",
         "operations",
         "outcome",
@@ -183,6 +192,7 @@ class Green(greenlet):
     cancels: int
     error: BaseException | None  # type: ignore[assignment]  # hides greenlet.error, an exception class
     host: Host
+    identity: Identity | None
     leaf: greenlet
     operations: int
     outcome: Any
@@ -267,7 +277,7 @@ def new_green(run: Callable[..., object], thread: ThreadState) -> Green:
     """
     green = Green(run)
     green.thread = thread
-    green.awaited = green.call = green.cancellation = green.deadline = green.error = None
+    green.awaited = green.call = green.cancellation = green.deadline = green.error = green.identity = None
     green.outcome = green.timer = green.what = None
     green.timer_when = 0.0
     green.cancels = green.operations = 0

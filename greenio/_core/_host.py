@@ -14,11 +14,12 @@ import logging
 from asyncio import AbstractEventLoop, CancelledError, TimerHandle
 from collections.abc import Callable
 from contextvars import Context
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakKeyDictionary
 
 from .. import _original
 from ._asyncio import (
+    AnyTask,
     current_task,
     enter_task,
     get_hooks,
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from ._call import Call
     from ._readiness import Poller
 
-__all__ = ["Host", "host_of"]
+__all__ = ["Host", "HostedThread", "host_of"]
 
 _ATTRIBUTE = "_greenio_host"
 _logger = logging.getLogger("greenio")
@@ -45,6 +46,16 @@ _UVLOOP_TICK = 0.001
 
 _END_ATTEMPTS = 100
 """How often a parked green may park again while its loop is being closed."""
+
+
+class HostedThread(Protocol):
+    """A thread of the `threading` module that is a green of this host, in a task of its own."""
+
+    joined: bool
+    """Whether `run` waits for it before it ends."""
+
+    def end(self) -> None:
+        """Wake whoever waits for its end, if that has not happened yet."""
 
 
 class Host:
@@ -61,12 +72,14 @@ class Host:
         "poller",
         "thread",
         "thread_id",
+        "threads",
     )
 
     def __init__(self, loop: AbstractEventLoop) -> None:
         self.loop = loop
         self.ended = False
         self.calls: set[Call] = set()
+        self.threads: dict[AnyTask, HostedThread] = {}
         self.poller: Poller | None = None
         uvloop = type(loop).__module__.partition(".")[0] == "uvloop"
         # uvloop's time() is cached once per turn, in milliseconds; it counts the same clock as time.monotonic.
@@ -105,6 +118,8 @@ class Host:
         """Give every parked green a CancelledError, so that its `finally` blocks run while the loop still exists."""
         for call in tuple(self.calls):
             self.end_call(call, "the event loop is being closed", closing=True)
+        for thread in tuple(self.threads.values()):
+            thread.end()
         self.ended = True
         if self.poller is not None:
             self.poller.end()

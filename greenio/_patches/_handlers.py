@@ -9,14 +9,12 @@ import signal as signal_module
 from types import FrameType
 from typing import Any
 
+from .. import _original
 from .._core import hand_to_parked
 from ._socket_state import green_caller
 from ._table import like, patches
 
 __all__ = ["HANDLERS", "bare_handlers"]
-
-_native_signal: Any = signal_module.signal
-_native_getsignal: Any = signal_module.getsignal
 
 
 class _Handler:
@@ -39,25 +37,25 @@ def _bare(handler: Any) -> Any:
     return handler.handler if handler.__class__ is _Handler else handler
 
 
-@like(_native_signal)
+@like(_original.signal)
 def signal(signalnum: Any, handler: Any) -> Any:
     if green_caller() is not None and callable(handler):
         handler = _Handler(handler)
-    return _bare(_native_signal(signalnum, handler))
+    return _bare(_original.signal(signalnum, handler))
 
 
-@like(_native_getsignal)
+@like(_original.getsignal)
 def getsignal(signalnum: Any) -> Any:
-    return _bare(_native_getsignal(signalnum))
+    return _bare(_original.getsignal(signalnum))
 
 
 def bare_handlers() -> None:
     """Give the interpreter the handlers themselves, where this thread may; elsewhere they go on as they are."""
     for signum in signal_module.valid_signals():
-        handler = _native_getsignal(signum)
+        handler = _original.getsignal(signum)
         if handler.__class__ is _Handler:
             try:
-                _native_signal(signum, handler.handler)
+                _original.signal(signum, handler.handler)
             except ValueError:  # not the main thread
                 return
 

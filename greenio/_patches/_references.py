@@ -19,10 +19,22 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-__all__ = ["Exchange", "Reference", "Sought", "Swap", "exchange", "find_holders", "find_instances"]
+__all__ = [
+    "Exchange",
+    "Reference",
+    "Sought",
+    "Swap",
+    "class_vars",
+    "classes",
+    "exchange",
+    "find_holders",
+    "find_instances",
+    "instance_vars",
+    "namespaces",
+]
 
 _module_vars: Callable[[object], dict[str, Any] | None] = vars(types.ModuleType)["__dict__"].__get__
-_class_vars: Callable[[type], Mapping[str, Any]] = vars(type)["__dict__"].__get__
+class_vars: Callable[[type], Mapping[str, Any]] = vars(type)["__dict__"].__get__
 _class_module: Callable[[type], Any] = vars(type)["__module__"].__get__
 _class_name: Callable[[type], str] = vars(type)["__qualname__"].__get__
 _subclasses: Callable[[type], list[type]] = vars(type)["__subclasses__"]
@@ -90,7 +102,7 @@ class Exchange:
                 self.holder[self.key] = self.before
             return
         owner = self.holder()
-        if owner is not None and _class_vars(owner).get(self.key) is self.after:
+        if owner is not None and class_vars(owner).get(self.key) is self.after:
             type.__setattr__(owner, self.key, self.before)
 
 
@@ -108,17 +120,17 @@ def exchange(swaps: Iterable[Swap], pinned: Collection[str], owners: Collection[
     by_id = {id(swap.old): swap for swap in swaps}
     if not by_id:
         return
-    for name, namespace in _namespaces():
+    for name, namespace in namespaces():
         if not by_id.keys().isdisjoint(map(id, tuple(namespace.values()))) and not _is_in(name, pinned):
             yield from _exchange_names(by_id, name, namespace)
-    for owner in _classes():
+    for owner in classes():
         if id(owner) not in owners and _may_hold(owner, by_id):
             yield from _exchange_attributes(by_id, owner, pinned)
 
 
 def _may_hold(owner: type, by_id: dict[int, Swap]) -> bool:
     """Tell quickly that a class has no attribute in question. A static method hides its function, and so may be one."""
-    values = tuple(_class_vars(owner).values())
+    values = tuple(class_vars(owner).values())
     return not by_id.keys().isdisjoint(map(id, values)) or id(staticmethod) in map(id, map(type, values))
 
 
@@ -131,7 +143,7 @@ def _exchange_names(by_id: dict[int, Swap], module: str, namespace: dict[str, An
 
 
 def _exchange_attributes(by_id: dict[int, Swap], owner: type, pinned: Collection[str]) -> Iterator[Exchange]:
-    for key, value in tuple(_class_vars(owner).items()):
+    for key, value in tuple(class_vars(owner).items()):
         is_static = type(value) is staticmethod
         swap = by_id.get(id(value.__func__ if is_static else value))
         if swap is None or _is_in(module := str(_class_module(owner)), pinned):
@@ -191,7 +203,7 @@ def find_holders(sought: Iterable[Sought], pinned: Collection[str], ignored: Col
         pinned: Packages whose references are as they should be.
         ignored: The ids of holders that are as they should be, and of classes whose instances are.
     """
-    modules = {id(namespace): name for name, namespace in _namespaces()}
+    modules = {id(namespace): name for name, namespace in namespaces()}
     first = tuple(sought)
     found = [item.value for item in first]
     trails: _Trails = {id(item.value): {item.target: _Trail(item.target, item.kind, item.key)} for item in first}
@@ -291,11 +303,18 @@ def _step(holder: Any, child: Any, trail: _Trail, modules: dict[int, str]) -> _T
 
 def _attribute(holder: Any, child: Any) -> str:
     """Name the attribute of an instance; from 3.11 on an instance may hold its attributes without a dict."""
-    for base in type(holder).__mro__:
-        descriptor = _class_vars(base).get("__dict__")
+    namespace = instance_vars(holder)
+    return "" if namespace is None else _key_of(namespace, child)
+
+
+def instance_vars(instance: Any) -> dict[str, Any] | None:
+    """Look up the dict of an instance without running its code; None if it has none."""
+    for base in type(instance).__mro__:
+        descriptor = class_vars(base).get("__dict__")
         if type(descriptor) is types.GetSetDescriptorType:
-            return _key_of(descriptor.__get__(holder), child)
-    return ""
+            found: dict[str, Any] | None = descriptor.__get__(instance)
+            return found
+    return None
 
 
 def _key_of(holder: dict[Any, Any], child: Any) -> str:
@@ -322,13 +341,13 @@ def _kind_in_function(function: types.FunctionType, child: Any) -> str:
     return "closure" if child is function.__closure__ else "attribute"
 
 
-def _namespaces() -> Iterator[tuple[str, dict[str, Any]]]:
+def namespaces() -> Iterator[tuple[str, dict[str, Any]]]:
     for name, module in tuple(sys.modules.items()):
         if issubclass(type(module), types.ModuleType) and (namespace := _module_vars(module)) is not None:
             yield name, namespace
 
 
-def _classes() -> Iterator[type]:
+def classes() -> Iterator[type]:
     seen: dict[int, type] = {}  # by id: a metaclass may make its classes unhashable
     left: list[type] = [object]
     while left:

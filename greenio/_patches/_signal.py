@@ -110,7 +110,7 @@ class _Catcher:
     def __init__(self, signum: int) -> None:
         self._signum = signum
         self._queues: deque[Any] = deque()
-        self._before = signal_module.signal(signum, self._catch)
+        self._before = _original.signal(signum, self._catch)
 
     def _catch(self, signum: int, frame: object) -> None:
         self.hand(signum)
@@ -137,8 +137,8 @@ class _Catcher:
     def _restore(self) -> None:
         if _catchers.get(self._signum) is self:
             del _catchers[self._signum]
-            if signal_module.getsignal(self._signum) == self._catch:
-                signal_module.signal(self._signum, self._before)
+            if _original.getsignal(self._signum) == self._catch:
+                _original.signal(self._signum, self._before)
 
 
 _catchers: dict[int, _Catcher] = {}
@@ -162,7 +162,7 @@ def _catch(green: Green, signals: Iterable[int], deadline: float | None) -> list
 
 
 def _new_catcher(signum: int) -> _Catcher | None:
-    if signal_module.getsignal(signum) is None:
+    if _original.getsignal(signum) is None:
         return None  # C code handles it, whose handler could not be put back
     try:
         catcher = _catchers[signum] = _Catcher(signum)

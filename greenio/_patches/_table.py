@@ -43,21 +43,23 @@ class Group:
     Attributes:
         name: The keyword.
         patches: The names that are replaced, in order.
-        undo: What puts live objects back after the names are restored.
+        do: What deals with live objects after the names are replaced.
+        undo: What puts live objects back after the names are restored, as far as `do` came.
         missing: Why the group cannot be had on this platform; empty if it can.
         late: What makes the patches of a module, by its name, for modules that are patched when they are loaded.
-        do: What deals with live objects after the names are replaced.
         hidden: C types that have no public name, by the full name of what makes their objects, each with the class that
             stands for it while patched. Live objects of the first kind are out of reach.
+        needs: The groups that are patched with it.
     """
 
     name: str
     patches: tuple[Patch, ...]
+    do: Callable[[], None] = lambda: None
     undo: Callable[[], None] = lambda: None
     missing: str = ""
     late: Mapping[str, Callable[[Any], tuple[Patch, ...]]] = field(default_factory=dict)
-    do: Callable[[], None] = lambda: None
     hidden: Mapping[str, tuple[type, type]] = field(default_factory=dict)
+    needs: tuple[str, ...] = ()
 
     def loaded(self) -> tuple[Patch, ...]:
         """List the names that there are to replace: all but those of late modules that nobody has imported."""

@@ -9,15 +9,20 @@ from __future__ import annotations
 import _queue
 import _thread
 import queue
+import sys
 import threading
 from asyncio import CancelledError
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from .. import _original
 from .._core import current_green
-from .._sync import Lock, RLock, SimpleQueue
+from .._sync import Lock, OldLock, PassableRLock, RLock, SimpleQueue
+from ._green_threads import start_greenlet, starts_greenlet
+from ._identity import IDENTITY
+from ._logging import LOGGING, exchange_logging_locks, restore_logging_locks
+from ._old_objects import Adoption
 from ._table import Group, Patch, like, patches
+from ._thread_state import end_of, runs_in_this_thread
 
 __all__ = ["GROUP"]
 
@@ -80,8 +85,11 @@ def _restore(condition: Any, saved: Any) -> CancelledError | None:
 
 @like(_start)
 def start(self: Any) -> None:
-    if current_green() is None or not self._initialized:
+    green = current_green()
+    if green is None or not self._initialized:
         return _start(self)
+    if starts_greenlet(green, self, sys._getframe(1)):
+        return start_greenlet(green, self)
     # The native call waits until the thread runs, which is soon. That wait must not park: many a library starts threads
     # while it holds a lock, which may be older than the patch and would then hold the loop at the next green.
     started = self._started
@@ -128,40 +136,41 @@ def _insist(native: Any) -> Any:
     return call
 
 
-_ends: WeakKeyDictionary[threading.Thread, Lock] = WeakKeyDictionary()
-"""For each thread that a green waits for: a lock that is held for as long as the thread lives."""
-
-
 @like(_join)
 def join(self: threading.Thread, timeout: float | None = None) -> None:
-    if current_green() is None or (timeout is not None and timeout <= 0):
+    green = current_green()
+    if green is None:
+        if timeout is None and runs_in_this_thread(self):
+            raise RuntimeError(
+                f"{self!r} is a greenlet of this very thread, which cannot go on while the thread waits for its end; "
+                f"join it in a greenlet too, by `await to_greenlet(thread.join)`"
+            )
         return _join(self, timeout)
-    _join(self, 0)  # raises where there is nothing to wait for: it was never started, or is the caller's own
-    if _is_alive(self):
-        end = _end_of(self)
+    if self is getattr(green.identity, "thread", None):
+        raise RuntimeError("cannot join current thread")
+    _join(self, 0)  # raises where there is nothing to wait for: it was never started, or is the one that greens are in
+    if _is_alive(self) and (timeout is None or timeout > 0):
+        end = end_of(self)
         if end.acquire(*_limits(timeout)):
             end.release()
             _join(self, 0)
     return None
 
 
-def _end_of(thread: threading.Thread) -> Lock:
-    end = _ends.get(thread)
-    if end is None:
-        end = Lock()
-        end.acquire()
-        _ends[thread] = end
-        _original.start_new_thread(_tell_end, (thread, end))
-    return end
+_adoption = Adoption(
+    {_thread.LockType: OldLock, _original.RLock: PassableRLock},
+    lambda lock: isinstance(lock, PassableRLock) and lock.is_in_use(),
+)
 
 
-def _tell_end(thread: Any, end: Lock) -> None:
-    """Wait for the end of a thread, in one that `threading` is not to hear of."""
-    if hasattr(thread, "_wait_for_tstate_lock"):  # CPython 3.10 to 3.12
-        thread._wait_for_tstate_lock()
-    else:
-        thread._handle.join()
-    end.release()
+def _exchange_old_locks() -> None:
+    exchange_logging_locks()
+    _adoption.do()
+
+
+def _restore_old_locks() -> None:
+    _adoption.undo()
+    restore_logging_locks()
 
 
 GROUP = Group(
@@ -180,5 +189,11 @@ GROUP = Group(
         Patch(threading, "RLock", RLock),
         Patch(_queue, "SimpleQueue", SimpleQueue),
         Patch(queue, "SimpleQueue", SimpleQueue),
+        *IDENTITY,
+        *LOGGING,
     ),
+    do=_exchange_old_locks,
+    undo=_restore_old_locks,
+    # Before CPython 3.13 a plain lock is made by a function.
+    hidden={} if isinstance(_original.allocate_lock, type) else {"threading.Lock": (_thread.LockType, Lock)},
 )

@@ -1,6 +1,20 @@
-"""Locks and queues that native threads and the greens of any loop wait for together."""
+"""Locks, queues and thread-local data that native threads and the greens of any loop share."""
 
+from ._local import LOCAL_METHODS, GreenIdentity, OldLocal, current_identity, local
 from ._locks import Lock, RLock
+from ._old import OldLock, PassableRLock, holder_in_this_thread
 from ._queue import SimpleQueue
 
-__all__ = ["Lock", "RLock", "SimpleQueue"]
+__all__ = [
+    "LOCAL_METHODS",
+    "GreenIdentity",
+    "Lock",
+    "OldLocal",
+    "OldLock",
+    "PassableRLock",
+    "RLock",
+    "SimpleQueue",
+    "current_identity",
+    "holder_in_this_thread",
+    "local",
+]

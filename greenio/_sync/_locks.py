@@ -13,7 +13,7 @@ from .. import _original
 from .._core import Forked, Green, current_green, getcurrent, thread_state
 from ._waiting import NOTHING, Shared
 
-__all__ = ["Lock", "RLock"]
+__all__ = ["HELD", "Lock", "PlainLock", "RLock"]
 
 _allocate = _original.allocate_lock
 _get_ident = _original.get_ident
@@ -39,7 +39,7 @@ class _LockBase(Shared, metaclass=_LockType):
     _native: type = _thread.LockType
 
     def __init_subclass__(cls) -> None:
-        if cls.__module__ != __name__:
+        if cls.__module__.rpartition(".")[0] != __package__:
             raise TypeError(f"type '_thread.{cls.__mro__[1].__name__}' is not an acceptable base type")
 
     def __reduce__(self) -> NoReturn:
@@ -133,20 +133,25 @@ class Lock(_LockBase):
         return f"<{'locked' if self.locked() else 'unlocked'} _thread.lock object at {id(self):#x}>"
 
 
-if sys.version_info < (3, 13):
+if sys.version_info >= (3, 13):
+    PlainLock = Lock
+else:
 
-    class _Allocated(Lock):
+    class PlainLock(Lock):
         """The type of a lock, where it is not what makes one: there `threading.Lock` is a function."""
 
         __slots__ = ()
 
-    def _new_lock(cls: type[Lock]) -> Lock:
-        if cls is not Lock:
-            raise TypeError("cannot create '_thread.lock' instances")
-        return object.__new__(_Allocated)
+        def __new__(cls, *args: object) -> Any:
+            if cls is PlainLock:
+                raise TypeError("cannot create '_thread.lock' instances")
+            return object.__new__(cls)
 
-    Lock.__new__ = _new_lock  # type: ignore[method-assign, assignment]
-    _Allocated.__module__, _Allocated.__name__, _Allocated.__qualname__ = "_thread", "lock", "lock"
+    def _new_lock(cls: Any) -> Any:
+        return object.__new__(PlainLock)
+
+    Lock.__new__ = _new_lock  # type: ignore[method-assign]
+    PlainLock.__module__, PlainLock.__name__, PlainLock.__qualname__ = "_thread", "lock", "lock"
 
 
 class RLock(_LockBase):
@@ -171,7 +176,7 @@ class RLock(_LockBase):
             text = "Passing arguments to RLock is deprecated and will be removed in 3.15"
             warnings.warn(text, DeprecationWarning, stacklevel=2)
         self._waiters = []
-        self._holds: dict[int, Any] = {}  # _HELD: [owner, count] while it is held; _SLEEPERS: native threads that wait
+        self._holds: dict[int, Any] = {}  # HELD: [owner, count] while it is held; _SLEEPERS: native threads that wait
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         """Take the lock, once more if it is the caller's. Parks in green code.
@@ -187,7 +192,7 @@ class RLock(_LockBase):
         if timeout != -1 or not blocking:
             _allocate().acquire(blocking, timeout)  # raises for what is no timeout
         mine = [me, 1]
-        hold = self._holds.get(_HELD) if self._waiters else self._holds.setdefault(_HELD, mine)
+        hold = self._holds.get(HELD) if self._waiters else self._holds.setdefault(HELD, mine)
         if hold is mine:
             return True
         if hold is not None and hold[0] == me:
@@ -201,7 +206,7 @@ class RLock(_LockBase):
         green = current_green()
         if green is not None and blocking and timeout != 0:
             return self._wait(green, None if timeout == -1 else timeout) is True
-        if self._holds.setdefault(_HELD, mine) is mine:
+        if self._holds.setdefault(HELD, mine) is mine:
             return True
         return blocking and timeout != 0 and self._sleep(mine, timeout)
 
@@ -209,13 +214,13 @@ class RLock(_LockBase):
         """Block the calling thread until the lock is its own."""
         holds = self._holds
         if timeout == -1:
-            self._refuse_to_wait_for_own_thread(holds.get(_HELD))
+            self._refuse_to_wait_for_own_thread(holds.get(HELD))
         deadline = None if timeout == -1 else _original.monotonic() + timeout
         turn = _Turn()
         sleepers = holds.setdefault(_SLEEPERS, [])
         sleepers.append(turn)
         try:
-            while holds.setdefault(_HELD, mine) is not mine:
+            while holds.setdefault(HELD, mine) is not mine:
                 left = -1 if deadline is None else deadline - _original.monotonic()
                 if left != -1 and left <= 0:
                     return False
@@ -223,7 +228,7 @@ class RLock(_LockBase):
             return True
         finally:
             sleepers.remove(turn)
-            if _HELD not in holds:
+            if HELD not in holds:
                 self._wake_sleeper()
 
     def _refuse_to_wait_for_own_thread(self, hold: list[Any] | None) -> None:
@@ -255,7 +260,7 @@ class RLock(_LockBase):
         me: Any = getcurrent()
         if me.__class__ is not Green:
             me = _get_ident() if me.parent is None else _identity()
-        hold = self._holds.get(_HELD)
+        hold = self._holds.get(HELD)
         if hold is None or hold[0] != me:
             raise RuntimeError("cannot release un-acquired lock")
         if hold[1] != 1:
@@ -268,13 +273,13 @@ class RLock(_LockBase):
         if me.__class__ is not Green:
             me = _get_ident() if me.parent is None else _identity()
         holds = self._holds
-        hold = holds.get(_HELD)
+        hold = holds.get(HELD)
         if hold is None or hold[0] != me:
             raise RuntimeError("cannot release un-acquired lock")
         if hold[1] != 1:
             hold[1] -= 1
             return
-        del holds[_HELD]
+        del holds[HELD]
         if holds:
             self._wake_sleeper()
         if self._waiters:
@@ -282,7 +287,7 @@ class RLock(_LockBase):
 
     def _free(self) -> None:
         holds = self._holds
-        del holds[_HELD]
+        del holds[HELD]
         if holds:
             self._wake_sleeper()
         if self._waiters:
@@ -290,26 +295,26 @@ class RLock(_LockBase):
 
     def locked(self) -> bool:
         """Tell whether anybody holds the lock. Never parks."""
-        return _HELD in self._holds
+        return HELD in self._holds
 
     def _attempt(self) -> Any:
         mine = [_identity(), 1]
-        return True if self._holds.setdefault(_HELD, mine) is mine else NOTHING
+        return True if self._holds.setdefault(HELD, mine) is mine else NOTHING
 
     def _available(self) -> bool:
-        return _HELD not in self._holds
+        return HELD not in self._holds
 
     def _is_owned(self) -> bool:
-        hold = self._holds.get(_HELD)
+        hold = self._holds.get(HELD)
         return hold is not None and hold[0] == _identity()
 
     def _recursion_count(self) -> int:
-        hold = self._holds.get(_HELD)
+        hold = self._holds.get(HELD)
         return hold[1] if hold is not None and hold[0] == _identity() else 0
 
     def _release_save(self) -> int:
         """Let every hold go, for the time of a wait on a condition."""
-        hold = self._holds.get(_HELD)
+        hold = self._holds.get(HELD)
         if hold is None:
             raise RuntimeError("cannot release un-acquired lock")
         self._free()
@@ -317,14 +322,14 @@ class RLock(_LockBase):
 
     def _acquire_restore(self, count: int) -> None:
         self.acquire()
-        self._holds[_HELD][1] = count
+        self._holds[HELD][1] = count
 
     def _at_fork_reinit(self) -> None:
         self._waiters = []
         self._holds = {}
 
     def __repr__(self) -> str:
-        hold = self._holds.get(_HELD)
+        hold = self._holds.get(HELD)
         owner, count = hold if hold is not None else (0, 0)
         # Not the green's own repr: it shows what the green waited for, which may be this lock.
         shown = owner if isinstance(owner, int) else f"<Green at {id(owner):#x}>"
@@ -332,7 +337,9 @@ class RLock(_LockBase):
         return f"<{state} _thread.RLock object owner={shown} count={count} at {id(self):#x}>"
 
 
-_HELD: Final = 0
+HELD: Final = 0
+"""Where `_holds` has the owner and the count, as a list of two, while the lock is held."""
+
 _SLEEPERS: Final = 1
 
 

@@ -1,0 +1,50 @@
+"""`threading.local`."""
+
+from __future__ import annotations
+
+import _thread
+import threading
+from weakref import ref
+
+from .. import _original
+from .._sync import LOCAL_METHODS, OldLocal, local
+from ._old_objects import Adoption
+from ._references import class_vars
+from ._table import Group, Patch
+
+__all__ = ["GROUP"]
+
+_adoption = Adoption({_original.local: OldLocal})
+_given: list[tuple[ref[type], str]] = []
+
+
+def _reach_old_locals() -> None:
+    """Give subclasses that are older the methods, and put others around instances of the native class itself."""
+    for owner in _original.local.__subclasses__():
+        if owner is local or str(class_vars(owner).get("__module__")).partition(".")[0] in _LEFT_ALONE:
+            continue
+        if LOCAL_METHODS.keys().isdisjoint(class_vars(owner)):
+            for name, method in LOCAL_METHODS.items():
+                type.__setattr__(owner, name, method)
+                _given.append((ref(owner), name))
+    _adoption.do()
+
+
+def _leave_old_locals() -> None:
+    _adoption.undo()
+    while _given:
+        found, name = _given.pop()
+        owner = found()
+        if owner is not None and class_vars(owner).get(name) is LOCAL_METHODS[name]:
+            type.__delattr__(owner, name)
+
+
+_LEFT_ALONE = ("asyncio", "concurrent", "greenio", "uvloop")
+
+GROUP = Group(
+    "local",
+    (Patch(_thread, "_local", local), Patch(threading, "local", local)),
+    do=_reach_old_locals,
+    undo=_leave_old_locals,
+    hidden={"threading.local": (_original.local, OldLocal)},
+)

@@ -1,0 +1,163 @@
+"""Live objects that are older than the patch and written in C: locks, thread-local data.
+
+They cannot be given methods. But where one is an attribute of an object or a class, or a global name, another that has
+the old one inside can take that place. Both are the same lock, or hold the same values of threads, so that it does not
+matter who has found which. What is held in another way (a container, a closure, a list) is left to `monkey.report()`.
+
+The standard library is left alone but for conditions and queues; and nothing that is looked at here runs any code.
+"""
+
+from __future__ import annotations
+
+import gc
+import queue
+import sys
+import threading
+import types
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+from weakref import ref
+
+from ._references import class_vars, classes, instance_vars, namespaces
+
+__all__ = ["Adoption"]
+
+_LEFT_ALONE = frozenset({*sys.stdlib_module_names, "eventlet", "gevent", "greenio", "greenlet", "uvloop"})
+_OF_THE_LIBRARY = (threading.Condition, queue.Queue)
+"""Classes whose instances are dealt with all the same: green code may park while it has their lock."""
+
+
+@dataclass(frozen=True)
+class _Place:
+    """One place that was given another object, and what was there before."""
+
+    owner: ref[Any] | dict[str, Any]
+    key: str
+    old: Any
+    new: Any
+
+    def undo(self, is_in_use: Callable[[Any], bool]) -> None:
+        """Put the old object back, unless somebody has set the name since, or the new one is in use."""
+        owner = self.owner if isinstance(self.owner, dict) else self.owner()
+        if owner is None or is_in_use(getattr(self.new, "__self__", self.new)):
+            return
+        if isinstance(owner, type):
+            if class_vars(owner).get(self.key) is self.new:
+                type.__setattr__(owner, self.key, self.old)
+            return
+        namespace = owner if isinstance(self.owner, dict) else instance_vars(owner)
+        if namespace is not None and _same(namespace.get(self.key), self.new) and not _has_waiters(owner):
+            namespace[self.key] = self.old
+
+
+def _same(found: Any, new: Any) -> bool:
+    return found is new or (type(new) is types.MethodType and found == new)
+
+
+def _has_waiters(owner: Any) -> bool:
+    """Tell whether somebody waits for a condition, who will take its lock again by what it is now."""
+    return isinstance(owner, threading.Condition) and bool(owner._waiters)  # type: ignore[attr-defined]
+
+
+class Adoption:
+    """The objects of some native types that were given a place in others, and how to take that back.
+
+    Args:
+        makers: For each native type what makes another object around one.
+        is_in_use: Tells of such another whether it has to stay for now.
+    """
+
+    def __init__(
+        self, makers: Mapping[type, Callable[[Any], Any]], is_in_use: Callable[[Any], bool] = lambda _: False
+    ) -> None:
+        self._makers = makers
+        self._is_in_use = is_in_use
+        self._places: list[_Place] = []
+
+    def do(self) -> None:
+        """Find old objects, and give others their places."""
+        made: dict[int, tuple[Any, Any]] = {}
+        for name, namespace in namespaces():
+            if not _is_left_alone(name):
+                self._exchange_in(namespace, namespace, made)
+        for owner in classes():
+            if not _is_left_alone(_module_of(owner)):
+                self._exchange_in_class(owner, made)
+        for instance, namespace in self._instances():
+            self._exchange_in(instance, namespace, made)
+
+    def undo(self) -> None:
+        """Put the old objects back, but for those that are in use."""
+        while self._places:
+            self._places.pop().undo(self._is_in_use)
+
+    def _exchange_in(self, owner: Any, namespace: dict[str, Any], made: dict[int, tuple[Any, Any]]) -> None:
+        if owner is not namespace:
+            try:
+                owner = ref(owner)
+            except TypeError:
+                return
+        for key, value in tuple(namespace.items()):
+            new = self._other(value, made)
+            if new is not None and type(key) is str:
+                self._places.append(_Place(owner, key, value, new))
+                namespace[key] = new
+
+    def _exchange_in_class(self, owner: type, made: dict[int, tuple[Any, Any]]) -> None:
+        for key, value in tuple(class_vars(owner).items()):
+            new = self._other(value, made)
+            if new is None:
+                continue
+            try:
+                type.__setattr__(owner, key, new)
+            except TypeError:
+                continue  # a type written in C
+            self._places.append(_Place(ref(owner), key, value, new))
+
+    def _other(self, value: Any, made: dict[int, tuple[Any, Any]]) -> Any:
+        """Look up what takes the place of a value, if it is an old object or one of its methods."""
+        if type(value) is types.BuiltinMethodType and type(value.__self__) in self._makers:
+            return getattr(self._other(value.__self__, made), value.__name__, None)
+        maker = self._makers.get(type(value))
+        if maker is None:
+            return None
+        if id(value) not in made:
+            made[id(value)] = (value, maker(value))
+        return made[id(value)][1]
+
+    def _instances(self) -> Iterator[tuple[Any, dict[str, Any]]]:
+        """Find instances that have old objects as attributes, with the dicts of those."""
+        wanted = self._makers.keys()
+        known: dict[type, bool] = {}
+        for instance in gc.get_objects():
+            kind = type(instance)
+            if kind not in known:
+                known[kind] = _may_have_attributes(kind)
+            if not known[kind]:
+                continue
+            held = gc.get_referents(instance)  # with the dict, or from CPython 3.11 on the values themselves
+            kinds = {*map(type, held)}
+            for namespace in held if dict in kinds else ():
+                if type(namespace) is dict:
+                    kinds.update(map(type, tuple(namespace.values())))
+            if not wanted.isdisjoint(kinds) and (found := instance_vars(instance)) is not None:
+                yield instance, found
+
+
+def _module_of(owner: type) -> str:
+    return str(class_vars(owner).get("__module__", ""))
+
+
+def _may_have_attributes(kind: type) -> bool:
+    if issubclass(kind, type | types.ModuleType) or not getattr(kind, "__flags__", 0) & _HEAP_TYPE:
+        return False
+    return not _is_left_alone(_module_of(kind)) or any(base in _OF_THE_LIBRARY for base in kind.__mro__)
+
+
+def _is_left_alone(module: str) -> bool:
+    return module.partition(".")[0] in _LEFT_ALONE
+
+
+_HEAP_TYPE = 1 << 9
+"""Py_TPFLAGS_HEAPTYPE: made by a class statement, or at least able to be."""

@@ -1,0 +1,198 @@
+"""Locks that are older than the patch: exchanged where they have a name, one lock with the old one, and given back."""
+
+from __future__ import annotations
+
+import _thread
+import asyncio
+import queue
+import threading
+import time
+
+import pytest
+
+from greenio import monkey, spawn, to_greenlet
+from waiting import until_parked
+
+NATIVE_LOCK, NATIVE_RLOCK = [_thread.allocate_lock], [_thread.RLock]  # in containers, where a patch leaves them alone
+
+lock_of_the_module = threading.Lock()
+
+
+class Holder:
+    shared = threading.Lock()
+
+    def __init__(self):
+        self.lock = threading.Lock()
+        self.rlock = threading.RLock()
+        self.condition = threading.Condition(threading.Lock())
+        self.acquire = self.lock.acquire
+        self.listed = [threading.Lock()]
+
+
+@pytest.fixture
+def holder():
+    return Holder()
+
+
+def places(holder):
+    return (lock_of_the_module, Holder.shared, holder.lock, holder.rlock, holder.condition._lock)
+
+
+def use(lock, log):
+    for _ in range(3):
+        with lock:
+            log.append("in")
+            time.sleep(0.0005)
+            log.append("out")
+
+
+@pytest.mark.parametrize("place", ["module", "class", "lock", "rlock", "condition", "bound"])
+def test_greens_and_threads_exclude_one_another(arun, holder, place):
+    class Bound:
+        def __enter__(self):
+            holder.acquire()
+
+        def __exit__(self, *args):
+            holder.lock.release()
+
+    async def main():
+        with monkey.patched():
+            locks = dict(zip(["module", "class", "lock", "rlock", "condition"], places(holder), strict=True))
+            lock = Bound() if place == "bound" else holder.condition if place == "condition" else locks[place]
+            log = []
+            tasks = [to_greenlet(use, lock, log) for _ in range(5)]
+            tasks += [asyncio.to_thread(use, lock, log) for _ in range(2)]
+            await asyncio.wait_for(asyncio.gather(*tasks), 30)
+            assert log == ["in", "out"] * 21
+
+    arun(main)
+
+
+def test_there_and_back(holder):
+    before = places(holder)
+    with monkey.patched():
+        assert not any(type(lock) in (_thread.LockType, NATIVE_RLOCK[0]) for lock in places(holder))
+        assert isinstance(holder.lock, threading.Lock().__class__)
+    assert all(new is old for new, old in zip(places(holder), before, strict=True))
+    assert holder.acquire.__self__ is holder.lock
+
+
+def test_what_somebody_set_since_is_left(holder):
+    with monkey.patched():
+        mine = holder.lock = object()
+    assert holder.lock is mine
+
+
+@pytest.mark.parametrize("kind", ["lock", "rlock"])
+@pytest.mark.parametrize("seconds", [None, 20])
+def test_held_by_way_of_the_old_reference(arun, holder, kind, seconds):
+    """Nobody tells greens that such code let go: a thread waits in their place, not the loop."""
+    old = getattr(holder, kind)
+    held, let_go = threading.Event(), threading.Event()
+
+    def hold():
+        with old:
+            held.set()
+            let_go.wait(20)
+
+    async def main():
+        def work():
+            lock = getattr(holder, kind)
+            assert not lock.acquire(timeout=0.01)
+            assert lock.acquire(*(() if seconds is None else (True, seconds)))
+            time.sleep(0.001)
+            lock.release()
+
+        waiting = [spawn(work) for _ in range(3)]
+        await until_parked(3)
+        await asyncio.sleep(0.02)  # the loop turns
+        cancelled = spawn(work)
+        await until_parked(4)
+        cancelled.cancel()
+        await asyncio.wait({cancelled}, timeout=20)
+        assert cancelled.cancelled()
+        let_go.set()
+        await asyncio.wait_for(asyncio.gather(*waiting), 20)
+        assert old.acquire(timeout=20)  # not False: the thread that waits for greens may just look at it
+        old.release()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert held.wait(20)
+    with monkey.patched():
+        arun(main)
+    thread.join(20)
+
+
+def test_unpatched_while_a_green_waits(arun, holder):
+    old = holder.lock
+
+    async def main():
+        monkey.patch_all()
+        old.acquire()
+        waiting = spawn(holder.lock.acquire)
+        await until_parked()
+        monkey.unpatch_all()
+        assert holder.lock is old
+        old.release()
+        assert await asyncio.wait_for(waiting, 20)
+        assert old.locked()
+        old.release()
+
+    arun(main)
+
+
+def test_condition_that_is_waited_for_when_it_is_unpatched(arun, holder):
+    async def main():
+        monkey.patch_all()
+
+        def wait():
+            with holder.condition:
+                return holder.condition.wait(20)
+
+        waiting = spawn(wait)
+        await until_parked()
+        monkey.unpatch_all()
+        with holder.condition:
+            holder.condition.notify()
+        assert await asyncio.wait_for(waiting, 20)
+        with holder.condition:
+            pass
+
+    arun(main)
+
+
+def test_queue_that_is_older(arun):
+    made = queue.Queue()
+
+    async def main():
+        with monkey.patched():
+            getting = [spawn(made.get, True, 20) for _ in range(3)]
+            await until_parked(3)
+            await asyncio.to_thread(made.put, 1)
+            await to_greenlet(made.put, 2)
+            made.put(3)
+            assert sorted(await asyncio.gather(*getting)) == [1, 2, 3]
+
+    arun(main)
+
+
+def test_parks_with_an_old_rlock_while_native_code_comes_by(arun, holder):
+    async def main():
+        with monkey.patched():
+            holding = spawn(use, holder.rlock, [])
+            await until_parked()
+            with holder.rlock:  # as it was before the patch: the lock is the thread's
+                pass
+            await holding
+
+    arun(main)
+
+
+@pytest.mark.usefixtures("thawed")
+def test_report_of_what_is_out_of_reach(holder):
+    with monkey.patched():
+        found = {(item.native.rpartition(".")[2], str(item)) for item in monkey.report().unreachable}
+    assert ("Lock", f"{__name__}.Holder.listed (instance)") in found
+    assert not {text for _, text in found if text.startswith(("threading.", "importlib.", "greenio.", "asyncio."))}
+    assert not {text for _, text in found if text.startswith(f"{__name__}.Holder.lock")}
