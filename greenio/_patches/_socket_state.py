@@ -28,6 +28,7 @@ __all__ = [
     "adopt",
     "adopted_state",
     "attempt",
+    "can_adopt",
     "deadline_of",
     "green_caller",
     "natively",
@@ -142,12 +143,12 @@ def state_of(sock: socket.socket) -> State:
 
 def adopt(sock: socket.socket, state: State) -> None:
     """Set the C timeout to zero and keep the user's aside, if all is patched that has to know of it."""
-    if not state.adopted and state.timeout != 0 and _can_adopt(sock):
+    if not state.adopted and state.timeout != 0 and can_adopt(sock):
         _C.setblocking(sock, False)
         state.adopted = True
 
 
-def _can_adopt(sock: socket.socket) -> bool:
+def can_adopt(sock: socket.socket) -> bool:
     """Tell whether `gettimeout` knows of adopted sockets, and for TLS also the calls into OpenSSL."""
     if "gettimeout" not in vars(socket.socket):
         return False
