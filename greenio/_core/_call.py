@@ -37,6 +37,7 @@ from ._green import (
     Forked,
     Green,
     GreenletExit,
+    ThreadState,
     Wake,
     getcurrent,
     new_green,
@@ -280,19 +281,7 @@ async def to_greenlet(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) 
     green.task = task
     green.parent = outer
     green.gr_context = outer.gr_context
-    active = thread.active
-    thread.active = green
-    leave_task(loop, task)
-    set_running_loop(None)
-    set_hooks(*NO_HOOKS)
-    try:
-        outcome = green.switch(fn, args, kwargs)
-    finally:
-        thread.active = active
-        if not green.visible:
-            set_running_loop(loop)
-            set_hooks(*host.hooks)
-        enter_task(loop, task)
+    outcome = _start(green, host, task, thread, fn, args, kwargs)
     if outcome is ENDED:
         green.gr_context = None
         if green.error is None:
@@ -331,6 +320,30 @@ async def to_greenlet(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) 
     except BaseException as error:
         trim(error)
         raise
+
+
+def _start(
+    green: Green, host: Host, task: AnyTask, thread: ThreadState, fn: Any, args: Any, kwargs: Any
+) -> object:
+    """Switch into a green for the first time in a call; what it hands back tells whether the call has ended or parked.
+
+    A function of its own, since greenlet makes a frame object of the frame that switches, and that of a coroutine would
+    stay for as long as the call (330 bytes).
+    """
+    loop = host.loop
+    active = thread.active
+    thread.active = green
+    leave_task(loop, task)
+    set_running_loop(None)
+    set_hooks(*NO_HOOKS)
+    try:
+        return green.switch(fn, args, kwargs)
+    finally:
+        thread.active = active
+        if not green.visible:
+            set_running_loop(loop)
+            set_hooks(*host.hooks)
+        enter_task(loop, task)
 
 
 @coroutine
