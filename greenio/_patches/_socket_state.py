@@ -82,7 +82,7 @@ class State(ref["socket.socket"]):
         self.stream = _C.type.__get__(sock) == socket.SOCK_STREAM
         # A read of a Unix socket ends where a message with descriptors does.
         self.drains = self.stream and _C.family.__get__(sock) in (socket.AF_INET, socket.AF_INET6)
-        self.mode = _original.allocate_rlock()
+        self.mode = _original.RLock()
         self.reader: Any = _NOWHERE
         self.writer: Any = _NOWHERE
 
