@@ -25,7 +25,6 @@ __all__ = [
     "Socket",
     "SocketKind",
     "allocate_lock",
-    "allocate_rlock",
     "close",
     "current_thread",
     "dup",
@@ -81,7 +80,6 @@ set_event_loop = asyncio.set_event_loop
 
 RLock = _thread.RLock
 allocate_lock = _thread.allocate_lock
-allocate_rlock = threading.RLock
 start_new_thread = _thread.start_new_thread
 current_thread = threading.current_thread
 get_ident = threading.get_ident

@@ -97,7 +97,7 @@ _BY_DEFAULT = frozenset(_GROUPS) - {"files", "green_threads"}
 
 _ABSENT = object()
 
-_lock = _original.allocate_rlock()
+_lock = _original.RLock()
 """Held while anything is patched or unpatched. A fork waits for it, so that the child never finds half of it done."""
 
 if hasattr(os, "register_at_fork"):

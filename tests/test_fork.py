@@ -434,3 +434,21 @@ def test_multiprocessing_without_fork(arun, patched, method):
     finally:
         multiprocessing.forkserver._forkserver._stop()
         multiprocessing.resource_tracker._resource_tracker._stop()
+
+
+def test_a_coroutine_that_forks_has_no_loop_in_the_child(arun):
+    async def main():
+        await to_greenlet(int)
+
+        def child():
+            assert asyncio._get_running_loop() is None
+            call = to_greenlet(int)
+            with pytest.raises(RuntimeError, match="needs a running event loop"):
+                call.send(None)
+            return 7
+
+        number = fork(child)
+        assert await to_greenlet(int) == 0
+        assert await code_of(number) == 7
+
+    arun(main)

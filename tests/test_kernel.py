@@ -9,6 +9,7 @@ import gc
 import inspect
 import socket
 import sys
+import threading
 import time
 import tracemalloc
 import weakref
@@ -884,5 +885,57 @@ def test_reprs(arun, patched):
         task.cancel()
         await asyncio.wait([task])
         assert "idle" in repr(green)
+
+    arun(main)
+
+
+def test_a_loop_that_runs_again(loop_kind):
+    loop = new_loop(loop_kind)
+    seen = []
+
+    async def main():
+        hooks = tuple(sys.get_asyncgen_hooks())
+        await to_greenlet(lambda: seen.append(get_loop()))
+        host_seen(loop, asyncio.current_task())
+        assert tuple(sys.get_asyncgen_hooks()) == hooks
+
+    for _ in range(3):
+        loop.run_until_complete(main())
+    finish(loop)
+    assert seen == [loop] * 3
+
+
+def test_a_loop_that_another_thread_runs_next(loop_kind):
+    loop = new_loop(loop_kind)
+    seen = []
+
+    async def main():
+        await to_greenlet(lambda: seen.append(threading.get_ident()))
+        host_seen(loop, asyncio.current_task())
+
+    loop.run_until_complete(main())
+    thread = threading.Thread(target=loop.run_until_complete, args=(main(),))
+    thread.start()
+    thread.join()
+    loop.run_until_complete(main())
+    finish(loop)
+    assert seen == [threading.get_ident(), thread.ident, threading.get_ident()]
+
+
+@pytest.mark.parametrize("firstiter", [lambda agen: None, None, [].append], ids=["function", "none", "method"])
+def test_hooks_of_the_users_own_are_put_back(arun, firstiter):
+    async def main():
+        await to_greenlet(int)
+        before = sys.get_asyncgen_hooks()
+        sys.set_asyncgen_hooks(firstiter, None)
+        try:
+            for _ in range(2):
+                await to_greenlet(no_loop_seen)
+                assert sys.get_asyncgen_hooks() == (firstiter, None)
+                assert asyncio.get_running_loop() is asyncio.current_task().get_loop()
+        finally:
+            sys.set_asyncgen_hooks(*before)
+        await to_greenlet(no_loop_seen)
+        assert sys.get_asyncgen_hooks() == before
 
     arun(main)

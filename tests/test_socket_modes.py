@@ -946,3 +946,67 @@ def test_sendmsg_afalg(bench):
             assert operation.recv(32).hex().startswith("ba7816bf")
 
     bench(body)
+
+
+def test_a_look_without_waiting(bench):
+    """settimeout(0), recv, settimeout(5), as pools of connections do it: nothing but the look is different."""
+
+    def body(bench):
+        one, two = bench.pair("tcp", timeout=5)
+        two.sendall(b"first")
+        assert one.recv(100) == b"first"
+        for _ in range(2):
+            one.settimeout(0)
+            assert (one.gettimeout(), one.getblocking(), os.get_blocking(one.fileno())) == (0.0, False, False)
+            with pytest.raises(BlockingIOError):
+                one.recv(100)
+            with pytest.raises(BlockingIOError):
+                one.recv_into(bytearray(100))
+            one.settimeout(5)
+            assert (one.gettimeout(), one.getblocking(), os.get_blocking(one.fileno())) == (5.0, True, False)
+            bench.meanwhile(two.sendall, b"next")
+            assert one.recv(100) == b"next"
+        one.settimeout(SHORT)
+        with pytest.raises(TimeoutError, match=TEXT):
+            one.recv(100)
+
+    bench(body)
+
+
+def test_no_timeout_makes_sure_of_the_descriptors_mode(bench):
+    def body(bench):
+        one, _ = bench.pair("tcp", timeout=5)
+        one.settimeout(SHORT)
+        with pytest.raises(TimeoutError, match=TEXT):
+            one.recv(100)
+        os.set_blocking(one.fileno(), True)  # by way of a duplicate, or in another process
+        one.settimeout(0)
+        assert not os.get_blocking(one.fileno())
+        with pytest.raises(BlockingIOError):
+            one.recv(100)
+
+    bench(body)
+
+
+def test_what_looked_without_waiting_is_put_back():
+    one, two = socket.socketpair()
+
+    async def main():
+        await to_greenlet(look)
+
+    def look():
+        one.settimeout(5)
+        one.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            one.recv(1)
+        one.settimeout(5)
+
+    loop = new_loop("asyncio")
+    try:
+        with one, two, monkey.patched():
+            loop.run_until_complete(main())
+            assert patch._C.gettimeout(one) == 0.0
+            monkey.unpatch_all()
+            assert patch._C.gettimeout(one) == 5.0
+    finally:
+        finish(loop)

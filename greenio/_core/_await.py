@@ -99,7 +99,10 @@ def _steps(awaitable: Any) -> Any:
 def drive(green: Green, awaitable: Any) -> Any:
     """Step an awaitable to its end on `green`, with the host visible."""
     steps = _steps(awaitable)
-    send = steps.send if hasattr(steps, "send") else partial(_next, steps)
+    try:
+        send = steps.send
+    except AttributeError:
+        send = partial(_next, steps)
     outside = show_host(green)
     try:
         yielded = send(None)

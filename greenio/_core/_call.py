@@ -18,10 +18,11 @@ from types import CoroutineType, coroutine
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
 from ._asyncio import (
+    NO_HOOKS,
     AnyTask,
     current_task,
     enter_task,
-    get_running_loop,
+    get_hooks,
     leave_task,
     set_hooks,
     set_running_loop,
@@ -36,6 +37,7 @@ from ._green import (
     Forked,
     Green,
     GreenletExit,
+    ThreadState,
     Wake,
     getcurrent,
     new_green,
@@ -44,7 +46,7 @@ from ._green import (
     take_call,
     thread_state,
 )
-from ._host import Host, host_of
+from ._host import Host, running_host
 
 __all__ = ["Call", "to_greenlet"]
 
@@ -186,10 +188,11 @@ def _cancelled(message: Any) -> CancelledError:
 def _worker() -> object:
     """Run call after call on one green. At rest it refers to nothing of the last call, and not to itself."""
     fn, args, kwargs = getcurrent().parent.switch()  # type: ignore[union-attr]
+    green: Any = getcurrent()
     while True:
-        green: Any = getcurrent()
         try:
-            outcome = fn(*args, **kwargs) if kwargs else fn(*args)
+            # Without arguments, a call that takes no C frame of its own (3.11): those of a parked green are copied.
+            outcome = fn(*args, **kwargs) if kwargs else fn(*args) if args else fn()
             if outcome.__class__ is CoroutineType and iscoroutinefunction(fn):
                 outcome = drive(green, outcome)
             error = None
@@ -215,18 +218,21 @@ def _worker() -> object:
         if len(idle) >= _POOL_LIMIT:
             return ENDED
         idle.append(green)
-        switch = green.parent.switch
+        parent = green.parent
         green = idle = call = outcome = error = None
         try:
-            job = switch(ENDED)
+            job = parent.switch(ENDED)
         except GreenletExit:
             raise
         except BaseException as caught:
             job = pass_on_at_rest(None, caught)
-        if getcurrent().host is None:  # type: ignore[attr-defined]
+        green = getcurrent()
+        if green.host is None:
+            green = None
             job = pass_on_at_rest(job)
+            green = getcurrent()
         fn, args, kwargs = job
-        job = None
+        job = parent = None
 
 
 def _no_function(fn: Any, error: BaseException) -> BaseException:
@@ -256,13 +262,14 @@ async def to_greenlet(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) 
         RuntimeError: There is no running loop, or no current task.
         BaseException: What `fn` raises, with the traceback of its own frames.
     """
-    loop = get_running_loop()
-    if loop is None:
-        raise RuntimeError("to_greenlet() needs a running event loop; from plain sync code call greenio.run(fn)")
+    hook = get_hooks()[0]  # the method of the loop that runs: asking for that itself takes a system call
     try:
-        host: Host = loop._greenio_host  # type: ignore[attr-defined]
+        host: Host = hook.__self__._greenio_host  # type: ignore[union-attr]
     except AttributeError:
-        host = host_of(loop)
+        host = running_host()
+    if host.hook is not hook:
+        host = running_host()
+    loop = host.loop
     task = current_task(loop)
     if task is None:
         raise RuntimeError("to_greenlet() needs a current task; wrap it: `asyncio.create_task(to_greenlet(fn))`")
@@ -277,19 +284,7 @@ async def to_greenlet(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) 
     green.task = task
     green.parent = outer
     green.gr_context = outer.gr_context
-    active = thread.active
-    thread.active = green
-    leave_task(loop, task)
-    set_running_loop(None)
-    set_hooks(None, None)
-    try:
-        outcome = green.switch(fn, args, kwargs)
-    finally:
-        thread.active = active
-        if not green.visible:
-            set_running_loop(loop)
-            set_hooks(*host.hooks)
-        enter_task(loop, task)
+    outcome = _start(green, host, task, thread, fn, args, kwargs)
     if outcome is ENDED:
         green.gr_context = None
         if green.error is None:
@@ -330,8 +325,36 @@ async def to_greenlet(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) 
         raise
 
 
-async def _relay(call: Call, task: AnyTask) -> None:
-    """Suspend the task on whatever the green awaits, and step the green, until it ends or waits for something else."""
+def _start(
+    green: Green, host: Host, task: AnyTask, thread: ThreadState, fn: Any, args: Any, kwargs: Any
+) -> object:
+    """Switch into a green for the first time in a call; what it hands back tells whether the call has ended or parked.
+
+    A function of its own, since greenlet makes a frame object of the frame that switches, and that of a coroutine would
+    stay for as long as the call (330 bytes).
+    """
+    loop = host.loop
+    active = thread.active
+    thread.active = green
+    leave_task(loop, task)
+    set_running_loop(None)
+    set_hooks(*NO_HOOKS)
+    try:
+        return green.switch(fn, args, kwargs)
+    finally:
+        thread.active = active
+        if not green.visible:
+            set_running_loop(loop)
+            set_hooks(*host.hooks)
+        enter_task(loop, task)
+
+
+@coroutine
+def _relay(call: Call, task: AnyTask) -> Generator[Any, None, None]:
+    """Suspend the task on whatever the green awaits, and step the green, until it ends or waits for something else.
+
+    A generator hands what it yields to whoever steps the coroutine that awaits it: the task, or an outer `await_`.
+    """
     green, host = call.green, call.host
     loop, thread = host.loop, host.thread
     outcome: object = RELAYED
@@ -339,7 +362,7 @@ async def _relay(call: Call, task: AnyTask) -> None:
     while outcome is RELAYED:
         wake: Wake = READY
         try:
-            await _suspend(green.awaited)
+            yield green.awaited
         except GeneratorExit:
             call.relaying = False
             raise
@@ -355,7 +378,7 @@ async def _relay(call: Call, task: AnyTask) -> None:
         leave_task(loop, task)
         if not green.visible:
             set_running_loop(None)
-            set_hooks(None, None)
+            set_hooks(*NO_HOOKS)
         try:
             outcome = green.leaf.switch(wake)
         finally:
@@ -368,12 +391,6 @@ async def _relay(call: Call, task: AnyTask) -> None:
     call.relaying = False
     if outcome is ENDED:
         take_call(green)
-
-
-@coroutine
-def _suspend(awaited: Any) -> Generator[Any, None, None]:
-    """Hand a Future, or None, to whoever steps this coroutine: the task, or an outer `await_`."""
-    yield awaited
 
 
 def _cancel_again(task: AnyTask, error: CancelledError) -> None:

@@ -16,7 +16,7 @@ import os
 import sys
 from typing import Any, NoReturn
 
-from ._asyncio import set_hooks
+from ._asyncio import get_hooks, set_hooks
 from ._green import PARKED, Abandoned, Forked, Green, ThreadState, getcurrent, greenlet, greens, thread_state
 from ._readiness import forget_parent
 
@@ -37,6 +37,9 @@ def _after_fork_in_child() -> None:
     forget_parent()
     if forked:
         set_hooks(None, None)
+    host = getattr(getattr(get_hooks()[0], "__self__", None), "_greenio_host", None)
+    if host is not None:
+        host.hook = None  # the loop runs in the parent only: let asyncio say so
 
 
 def _chain() -> list[Green]:

@@ -45,6 +45,7 @@ from greenlet import GreenletExit, getcurrent, greenlet
 
 from .. import _original
 from ._asyncio import (
+    NO_HOOKS,
     AnyTask,
     Hooks,
     current_task,
@@ -444,7 +445,7 @@ def _park_inside(green: Green, hooks: Hooks, deadline: float | None) -> Wake:
     if not visible or inner is not green.host.loop:
         green.visible = False
         set_running_loop(None)
-        set_hooks(None, None)
+        set_hooks(*NO_HOOKS)
     try:
         return switch_out(green, deadline)
     finally:
@@ -468,7 +469,7 @@ def resume(green: Green, wake: Wake) -> None:
     green.parent = getcurrent()
     if not green.visible:
         set_running_loop(None)
-        set_hooks(None, None)
+        set_hooks(*NO_HOOKS)
     try:
         outcome = green.leaf.switch(wake)
     finally:
@@ -499,7 +500,7 @@ def resume_each(host: Host, greens: list[Green]) -> None:
     ended: list[Call] = []
     greens.reverse()
     set_running_loop(None)
-    set_hooks(None, None)
+    set_hooks(*NO_HOOKS)
     try:
         while greens:
             green = greens.pop()
@@ -514,7 +515,7 @@ def resume_each(host: Host, greens: list[Green]) -> None:
             outcome = green.leaf.switch(READY)
             if green.visible:
                 set_running_loop(None)
-                set_hooks(None, None)
+                set_hooks(*NO_HOOKS)
             if outcome is not PARKED:
                 ended.append(take_call(green))
     finally:

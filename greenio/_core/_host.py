@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from ._call import Call
     from ._readiness import Poller
 
-__all__ = ["Host", "HostedThread", "host_of"]
+__all__ = ["Host", "HostedThread", "host_of", "running_host"]
 
 _ATTRIBUTE = "_greenio_host"
 _logger = logging.getLogger("greenio")
@@ -67,6 +67,7 @@ class Host:
         "calls",
         "clock",
         "ended",
+        "hook",
         "hooks",
         "loop",
         "poller",
@@ -90,10 +91,11 @@ class Host:
         self.bind()
 
     def bind(self) -> None:
-        """Belong to the calling thread; a loop may be run by one thread after another."""
+        """Belong to the calling thread and to the present run of the loop; one thread after another may run it."""
         self.thread = thread_state()
         self.thread_id = _original.get_ident()
         self.hooks = tuple(get_hooks())  # the collector does not look into what `get_hooks` returns
+        self.hook = self.hooks[0]
 
     def _call_at(self, when: float, callback: Callable[[], None]) -> TimerHandle:
         # A context of its own: a timer that outlives the park must not keep the caller's context variables alive.
@@ -199,6 +201,20 @@ def host_of(loop: AbstractEventLoop) -> Host:
         loop.close = functools.partial(_close, host, loop.close)  # type: ignore[method-assign]
     except AttributeError:
         _slotted[loop] = host
+    return host
+
+
+def running_host() -> Host:
+    """Look up the host of the running loop by asking asyncio, and have it take note of this run of the loop.
+
+    Raises:
+        RuntimeError: No loop is running.
+    """
+    loop = get_running_loop()
+    if loop is None:
+        raise RuntimeError("to_greenlet() needs a running event loop; from plain sync code call greenio.run(fn)")
+    host = host_of(loop)
+    host.bind()
     return host
 
 

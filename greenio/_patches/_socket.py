@@ -29,6 +29,7 @@ from ._socket_state import (
     adopt,
     adopted_state,
     attempt,
+    can_adopt,
     deadline_of,
     green_caller,
     natively,
@@ -112,6 +113,11 @@ def recv(self: socket.socket, bufsize: int, flags: int = 0, /) -> bytes:
 
 def _recv_flagged(green: Green, sock: socket.socket, state: State, bufsize: int, flags: int) -> bytes:
     """Receive where the flags or the mode say that nothing may wait, or that everything must be waited for."""
+    if state.timeout == 0:
+        green.operations += 1
+        if green.operations > TURN:
+            yield_once(green)
+        return _c_recv(sock, bufsize, flags)
     if not _waits_for_all(state, flags) or bufsize <= 0:
         return _plain(green, sock, state, "read", _C.recv, (bufsize,), flags)  # type: ignore[no-any-return]
     buffer = bytearray(bufsize)
@@ -351,9 +357,9 @@ def _send_rest(green: Green, sock: socket.socket, state: State, octets: memoryvi
 def sendall(self: socket.socket, data: Any, flags: int = 0, /) -> None:
     green: Any = getcurrent()
     if green.__class__ is not Green and (green.parent is None or (green := current_green()) is None):
-        if adopted_state(self) is None:
-            return _c_sendall(self, data, flags)
-        return _sendall_natively(self, data, flags)
+        if id(self) in states and adopted_state(self) is not None:
+            return _sendall_natively(self, data, flags)
+        return _c_sendall(self, data, flags)
     state = states.get(id(self)) or state_of(self)
     timeout = state.timeout
     if timeout == 0 or not isinstance(flags, int) or (timeout is None and flags & _DONTWAIT):
@@ -491,14 +497,26 @@ _LONGEST = 1e9
 """A timeout in seconds that is surely valid; longer ones are left for the native method to judge."""
 
 
+_NUMBERS = (float, int)
+
+
 @like(_C.settimeout)
 def settimeout(self: socket.socket, value: float | None, /) -> None:
     state = states.get(id(self))
     if state is None:
         return _C.settimeout(self, value)
-    if state.adopted and value.__class__ in (float, int) and 0 < value < _LONGEST:
-        state.timeout = float(value)
-        return None
+    if value.__class__ in _NUMBERS and 0 <= value < _LONGEST:  # type: ignore[operator]
+        # A look without waiting, as redis-py takes at each command, makes it zero for a moment. The C timeout is zero
+        # already, so the way there only makes sure of the descriptor's mode, and the way back is free.
+        if not value and state.adopted:
+            _C.setblocking(self, False)
+            state.adopted = False
+            state.timeout = 0.0
+            return None
+        if value and (state.adopted or (state.timeout == 0 and can_adopt(self))):
+            state.adopted = True
+            state.timeout = float(value)  # type: ignore[arg-type]
+            return None
     if value is None and state.timeout is None:
         return None
     if value is None and isinstance(self, _original.SSLSocket) and state.adopted:

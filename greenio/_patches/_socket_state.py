@@ -28,6 +28,7 @@ __all__ = [
     "adopt",
     "adopted_state",
     "attempt",
+    "can_adopt",
     "deadline_of",
     "green_caller",
     "natively",
@@ -81,7 +82,7 @@ class State(ref["socket.socket"]):
         self.stream = _C.type.__get__(sock) == socket.SOCK_STREAM
         # A read of a Unix socket ends where a message with descriptors does.
         self.drains = self.stream and _C.family.__get__(sock) in (socket.AF_INET, socket.AF_INET6)
-        self.mode = _original.allocate_rlock()
+        self.mode = _original.RLock()
         self.reader: Any = _NOWHERE
         self.writer: Any = _NOWHERE
 
@@ -142,12 +143,12 @@ def state_of(sock: socket.socket) -> State:
 
 def adopt(sock: socket.socket, state: State) -> None:
     """Set the C timeout to zero and keep the user's aside, if all is patched that has to know of it."""
-    if not state.adopted and state.timeout != 0 and _can_adopt(sock):
+    if not state.adopted and state.timeout != 0 and can_adopt(sock):
         _C.setblocking(sock, False)
         state.adopted = True
 
 
-def _can_adopt(sock: socket.socket) -> bool:
+def can_adopt(sock: socket.socket) -> bool:
     """Tell whether `gettimeout` knows of adopted sockets, and for TLS also the calls into OpenSSL."""
     if "gettimeout" not in vars(socket.socket):
         return False
