@@ -357,7 +357,7 @@ def _send_rest(green: Green, sock: socket.socket, state: State, octets: memoryvi
 def sendall(self: socket.socket, data: Any, flags: int = 0, /) -> None:
     green: Any = getcurrent()
     if green.__class__ is not Green and (green.parent is None or (green := current_green()) is None):
-        if id(self) in states and adopted_state(self) is not None:
+        if states and adopted_state(self) is not None:
             return _sendall_natively(self, data, flags)
         return _c_sendall(self, data, flags)
     state = states.get(id(self)) or state_of(self)
