@@ -322,9 +322,7 @@ async def to_greenlet(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) 
         raise
 
 
-def _start(
-    green: Green, host: Host, task: AnyTask, thread: ThreadState, fn: Any, args: Any, kwargs: Any
-) -> object:
+def _start(green: Green, host: Host, task: AnyTask, thread: ThreadState, fn: Any, args: Any, kwargs: Any) -> object:
     """Switch into a green for the first time in a call; what it hands back tells whether the call has ended or parked.
 
     A function of its own, since greenlet makes a frame object of the frame that switches, and that of a coroutine would

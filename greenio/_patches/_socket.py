@@ -505,7 +505,7 @@ def settimeout(self: socket.socket, value: float | None, /) -> None:
     state = states.get(id(self))
     if state is None:
         return _C.settimeout(self, value)
-    if value.__class__ in _NUMBERS and 0 <= value < _LONGEST:  # type: ignore[operator]
+    if value.__class__ in _NUMBERS and 0 <= value < _LONGEST:
         # A look without waiting, as redis-py takes at each command, makes it zero for a moment. The C timeout is zero
         # already, so the way there only makes sure of the descriptor's mode, and the way back is free.
         if not value and state.adopted:
@@ -515,7 +515,7 @@ def settimeout(self: socket.socket, value: float | None, /) -> None:
             return None
         if value and (state.adopted or (state.timeout == 0 and can_adopt(self))):
             state.adopted = True
-            state.timeout = float(value)  # type: ignore[arg-type]
+            state.timeout = float(value)
             return None
     if value is None and state.timeout is None:
         return None
