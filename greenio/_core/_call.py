@@ -261,10 +261,10 @@ async def to_greenlet(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) 
     """
     hook = get_hooks()[0]  # the method of the loop that runs: asking for that itself takes a system call
     try:
-        host: Host = hook.__self__._greenio_host  # type: ignore[union-attr]
+        host: Host | None = hook.__self__._greenio_host  # type: ignore[union-attr]
     except AttributeError:
-        host = running_host()
-    if host.hook is not hook:
+        host = None
+    if host is None or host.hook is not hook:
         host = running_host()
     loop = host.loop
     task = current_task(loop)
