@@ -939,3 +939,10 @@ def test_hooks_of_the_users_own_are_put_back(arun, firstiter):
         assert sys.get_asyncgen_hooks() == before
 
     arun(main)
+
+
+def test_without_a_loop_the_error_stands_alone():
+    call = to_greenlet(int)
+    with pytest.raises(RuntimeError, match="needs a running event loop") as caught:
+        call.send(None)
+    assert caught.value.__context__ is None

@@ -264,10 +264,10 @@ async def to_greenlet(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) 
     """
     hook = get_hooks()[0]  # the method of the loop that runs: asking for that itself takes a system call
     try:
-        host: Host = hook.__self__._greenio_host  # type: ignore[union-attr]
+        host: Host | None = hook.__self__._greenio_host  # type: ignore[union-attr]
     except AttributeError:
-        host = running_host()
-    if host.hook is not hook:
+        host = None
+    if host is None or host.hook is not hook:
         host = running_host()
     loop = host.loop
     task = current_task(loop)
@@ -325,9 +325,7 @@ async def to_greenlet(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) 
         raise
 
 
-def _start(
-    green: Green, host: Host, task: AnyTask, thread: ThreadState, fn: Any, args: Any, kwargs: Any
-) -> object:
+def _start(green: Green, host: Host, task: AnyTask, thread: ThreadState, fn: Any, args: Any, kwargs: Any) -> object:
     """Switch into a green for the first time in a call; what it hands back tells whether the call has ended or parked.
 
     A function of its own, since greenlet makes a frame object of the frame that switches, and that of a coroutine would

@@ -357,7 +357,7 @@ def _send_rest(green: Green, sock: socket.socket, state: State, octets: memoryvi
 def sendall(self: socket.socket, data: Any, flags: int = 0, /) -> None:
     green: Any = getcurrent()
     if green.__class__ is not Green and (green.parent is None or (green := current_green()) is None):
-        if id(self) in states and adopted_state(self) is not None:
+        if states and adopted_state(self) is not None:
             return _sendall_natively(self, data, flags)
         return _c_sendall(self, data, flags)
     state = states.get(id(self)) or state_of(self)
@@ -505,7 +505,7 @@ def settimeout(self: socket.socket, value: float | None, /) -> None:
     state = states.get(id(self))
     if state is None:
         return _C.settimeout(self, value)
-    if value.__class__ in _NUMBERS and 0 <= value < _LONGEST:  # type: ignore[operator]
+    if value.__class__ in _NUMBERS and 0 <= value < _LONGEST:
         # A look without waiting, as redis-py takes at each command, makes it zero for a moment. The C timeout is zero
         # already, so the way there only makes sure of the descriptor's mode, and the way back is free.
         if not value and state.adopted:
@@ -515,7 +515,7 @@ def settimeout(self: socket.socket, value: float | None, /) -> None:
             return None
         if value and (state.adopted or (state.timeout == 0 and can_adopt(self))):
             state.adopted = True
-            state.timeout = float(value)  # type: ignore[arg-type]
+            state.timeout = float(value)
             return None
     if value is None and state.timeout is None:
         return None
