@@ -18,7 +18,20 @@ from functools import partial
 from typing import Any, NoReturn
 
 from . import _original
-from ._patches import _dns, _fcntl, _files, _multiprocessing, _select, _selectors, _signal, _socket, _threading, _time
+from ._patches import (
+    _children,
+    _dns,
+    _fcntl,
+    _files,
+    _multiprocessing,
+    _select,
+    _selectors,
+    _signal,
+    _socket,
+    _subprocess,
+    _threading,
+    _time,
+)
 from ._patches._late import await_module, stop_awaiting
 from ._patches._references import Exchange, Reference, Sought, Swap, exchange, find_holders, find_instances
 from ._patches._table import Group, Patch
@@ -33,11 +46,13 @@ __all__ = [
     "patch_fcntl",
     "patch_files",
     "patch_multiprocessing",
+    "patch_os",
     "patch_select",
     "patch_selectors",
     "patch_signal",
     "patch_socket",
     "patch_ssl",
+    "patch_subprocess",
     "patch_threading",
     "patch_time",
     "patched",
@@ -64,6 +79,8 @@ _GROUPS: dict[str, Group] = {
         _selectors.GROUP,
         _fcntl.GROUP,
         _signal.GROUP,
+        _children.GROUP,
+        _subprocess.GROUP,
         _multiprocessing.GROUP,
         _files.GROUP,
     )
@@ -166,9 +183,11 @@ def patch_all(
     fcntl: bool = True,
     files: bool = False,
     multiprocessing: bool = True,
+    os: bool = True,
     select: bool = True,
     selectors: bool = True,
     signal: bool = True,
+    subprocess: bool = True,
     threading: bool = True,
     time: bool = True,
     **unknown: NoReturn,
@@ -182,9 +201,11 @@ def patch_all(
         fcntl: `fcntl.flock`, `lockf`, and `fcntl` where it waits for a lock.
         files: Large reads and writes of regular files, and `os.fsync`; only if asked for.
         multiprocessing: Processes, connections and semaphores of `multiprocessing`, as soon as it is imported.
+        os: `os.wait`, `waitpid`, `wait3`, `wait4`, `waitid` and `system`.
         select: `select.select`, `poll`, `epoll`.
         selectors: Every class of `selectors`.
         signal: `signal.sigwait` and the like, and `signal.pause`.
+        subprocess: The waits of `subprocess.Popen`.
         threading: Locks, conditions and queues of `threading` and `queue`, and `Thread.join`.
         time: `time.sleep`.
         **unknown: There are no others.
@@ -201,9 +222,11 @@ def patch_all(
         "fcntl": fcntl,
         "files": files,
         "multiprocessing": multiprocessing,
+        "os": os,
         "select": select,
         "selectors": selectors,
         "signal": signal,
+        "subprocess": subprocess,
         "threading": threading,
         "time": time,
     }
@@ -240,6 +263,11 @@ def patch_multiprocessing() -> None:
     _patch(["multiprocessing"])
 
 
+def patch_os() -> None:
+    """Patch `os.wait` and its like, and `os.system`: the group "os". Never parks."""
+    _patch(["os"])
+
+
 def patch_select() -> None:
     """Patch `select.select`, `poll` and `epoll`: the group "select". Never parks."""
     _patch(["select"])
@@ -253,6 +281,11 @@ def patch_selectors() -> None:
 def patch_signal() -> None:
     """Patch `signal.sigwait`, `sigwaitinfo`, `sigtimedwait` and `pause`: the group "signal". Never parks."""
     _patch(["signal"])
+
+
+def patch_subprocess() -> None:
+    """Patch the waits of `subprocess.Popen`: the group "subprocess". Never parks."""
+    _patch(["subprocess"])
 
 
 def patch_threading() -> None:

@@ -28,11 +28,13 @@ GROUPS = [
     "fcntl",
     "files",
     "multiprocessing",
+    "os",
     "select",
     "selectors",
     "signal",
     "socket",
     "ssl",
+    "subprocess",
     "threading",
     "time",
 ]
