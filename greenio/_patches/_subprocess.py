@@ -99,9 +99,9 @@ def communicate(self: Any, input: Any = None, timeout: float | None = None) -> A
     if green is None or timeout is not None or len(pipes) != 1 or not _is_open(pipes[0]) or getattr(self, _STARTED):
         return _native_communicate(self, input, timeout)
     if pipes[0] is self.stdin:
-        if input:
-            _send(green, self.stdin, input)
-        return _native_communicate(self)
+        if input and _send(green, self.stdin, input):
+            input = None
+        return _native_communicate(self, input)
     rest = _receive(green, self, pipes[0])
     _buffer(pipes[0]).read = partial(_hand_out, _buffer(pipes[0]), rest)
     return _native_communicate(self)
@@ -145,9 +145,12 @@ def _hand_out(buffer: Any, octets: bytes, size: int = -1) -> bytes:
     return octets
 
 
-def _send(green: Green, pipe: Any, data: Any) -> None:
-    """Send all of the input, after what is in the buffer."""
-    rest = memoryview(_octets(pipe, data)).cast("B")
+def _send(green: Green, pipe: Any, data: Any) -> bool:
+    """Send all of the input, after what is in the buffer; False if it is for the native call to refuse."""
+    try:
+        rest = memoryview(_octets(pipe, data)).cast("B")
+    except TypeError:
+        return False
     side = writer(green.host, pipe.fileno())
     with suppress(BrokenPipeError):
         pipe.flush()
@@ -155,6 +158,7 @@ def _send(green: Green, pipe: Any, data: Any) -> None:
             take_turn(green)
             side.wait_level(green, None)
             rest = rest[_original.write(pipe.fileno(), rest[: select.PIPE_BUF]) :]
+    return True
 
 
 def _octets(pipe: Any, data: Any) -> Any:
