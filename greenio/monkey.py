@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 
 from . import _original
 from ._patches import (
+    _children,
     _dns,
     _fcntl,
     _files,
@@ -29,6 +30,7 @@ from ._patches import (
     _selectors,
     _signal,
     _socket,
+    _subprocess,
     _threading,
     _time,
 )
@@ -48,11 +50,13 @@ __all__ = [
     "patch_green_threads",
     "patch_local",
     "patch_multiprocessing",
+    "patch_os",
     "patch_select",
     "patch_selectors",
     "patch_signal",
     "patch_socket",
     "patch_ssl",
+    "patch_subprocess",
     "patch_threading",
     "patch_time",
     "patched",
@@ -81,6 +85,8 @@ _GROUPS: dict[str, Group] = {
         _selectors.GROUP,
         _fcntl.GROUP,
         _signal.GROUP,
+        _children.GROUP,
+        _subprocess.GROUP,
         _multiprocessing.GROUP,
         _files.GROUP,
     )
@@ -188,9 +194,11 @@ def patch_all(
     green_threads: bool = False,
     local: bool = True,
     multiprocessing: bool = True,
+    os: bool = True,
     select: bool = True,
     selectors: bool = True,
     signal: bool = True,
+    subprocess: bool = True,
     threading: bool = True,
     time: bool = True,
     **unknown: NoReturn,
@@ -206,9 +214,11 @@ def patch_all(
         green_threads: Whether a `threading.Thread` that green code starts is a greenlet of its loop; only if asked for.
         local: `threading.local`.
         multiprocessing: Processes, connections and semaphores of `multiprocessing`, as soon as it is imported.
+        os: `os.wait`, `waitpid`, `wait3`, `wait4`, `waitid` and `system`.
         select: `select.select`, `poll`, `epoll`.
         selectors: Every class of `selectors`.
         signal: `signal.sigwait` and the like, and `signal.pause`.
+        subprocess: The waits of `subprocess.Popen`.
         threading: Locks, conditions and queues of `threading` and `queue`, `Thread.join`, `current_thread`.
         time: `time.sleep`.
         **unknown: There are no others.
@@ -227,9 +237,11 @@ def patch_all(
         "green_threads": green_threads,
         "local": local,
         "multiprocessing": multiprocessing,
+        "os": os,
         "select": select,
         "selectors": selectors,
         "signal": signal,
+        "subprocess": subprocess,
         "threading": threading,
         "time": time,
     }
@@ -266,6 +278,11 @@ def patch_multiprocessing() -> None:
     _patch(["multiprocessing"])
 
 
+def patch_os() -> None:
+    """Patch `os.wait` and its like, and `os.system`: the group "os". Never parks."""
+    _patch(["os"])
+
+
 def patch_select() -> None:
     """Patch `select.select`, `poll` and `epoll`: the group "select". Never parks."""
     _patch(["select"])
@@ -279,6 +296,11 @@ def patch_selectors() -> None:
 def patch_signal() -> None:
     """Patch `signal.sigwait`, `sigwaitinfo`, `sigtimedwait` and `pause`: the group "signal". Never parks."""
     _patch(["signal"])
+
+
+def patch_subprocess() -> None:
+    """Patch the waits of `subprocess.Popen`: the group "subprocess". Never parks."""
+    _patch(["subprocess"])
 
 
 def patch_threading(*, local: bool = True, green_threads: bool = False) -> None:

@@ -30,11 +30,13 @@ GROUPS = [
     "green_threads",
     "local",
     "multiprocessing",
+    "os",
     "select",
     "selectors",
     "signal",
     "socket",
     "ssl",
+    "subprocess",
     "threading",
     "time",
 ]

@@ -6,21 +6,18 @@ imports none.
 
 from __future__ import annotations
 
-import os
 from functools import cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from .. import _original
-from .._core import Green, forget, reader
+from .._core import Green, reader
 from ._connections import connection_patches, queue_patches
+from ._process_ends import wait_for_end
 from ._semaphores import reach_semaphores, release_semaphores, semaphore_patches
 from ._socket_state import green_caller
 from ._table import Group, Patch, like, patches
 
 __all__ = ["GROUP"]
-
-_pidfd_open: Any = getattr(os, "pidfd_open", None)
 
 
 @cache
@@ -40,18 +37,10 @@ def _process_patches(module: Any) -> tuple[Patch, ...]:
 
 def _wait_for_end(green: Green, popen: Any) -> None:
     """Park until a process has ended. A child of the fork server is none of ours: a pipe tells of its end."""
-    if _pidfd_open is None or popen.method == "forkserver":
+    if popen.method == "forkserver":
         reader(green.host, popen.sentinel).wait_level(green, None)
-        return
-    try:
-        fd = _pidfd_open(popen.pid)
-    except ProcessLookupError:
-        return  # somebody else has waited for it
-    try:
-        reader(green.host, fd).wait_level(green, None)
-    finally:
-        forget(fd)
-        _original.close(fd)
+    else:
+        wait_for_end(green, popen.pid, None)
 
 
 @cache
