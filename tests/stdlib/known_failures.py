@@ -19,6 +19,7 @@ class Known:
         loops: The loops on which it fails in mode G.
         since: The first version on which it fails.
         until: The last one.
+        hangs: Whether it does not end. Then it is run by itself, and not for long.
     """
 
     test: str
@@ -27,6 +28,7 @@ class Known:
     loops: tuple[str, ...] = ("asyncio", "uvloop")
     since: tuple[int, int] = (3, 10)
     until: tuple[int, int] = (3, 99)
+    hangs: bool = False
 
     def applies(self, mode: str) -> bool:
         """Tell whether it is expected to fail on this interpreter in a mode such as "N" or "G-uvloop"."""
