@@ -1,8 +1,8 @@
 """CPython's own tests as the judge: runs modules in processes of their own and tells what differs.
 
-    python -m tests.stdlib.runner                            every module, every mode
-    python -m tests.stdlib.runner test_socket -m G-uvloop    one module in one mode
-    python -m tests.stdlib.runner test_socket test_ssl -v    with the tracebacks of what failed
+    scripts/stdlib                            every module, every mode
+    scripts/stdlib test_socket -m G-uvloop    one module in one mode
+    scripts/stdlib test_socket test_ssl -v    with the tracebacks of what failed
 
 Mode N: everything is patched, and the suite runs in native code. The result has to be that of the unpatched run. What
 is collected and what a decorator skips is told by an unpatched process; any test that did something else than pass is
@@ -17,13 +17,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,9 @@ STALL = 0.5
 
 ATTEMPTS = 3
 """How often a test is run before it counts as failed."""
+
+JOBS = os.cpu_count() or 1
+"""Processes at a time."""
 
 PATIENCE = 20.0
 """Seconds for a test that is known to hang."""
@@ -295,35 +299,46 @@ def _different_again(module: Module, mode: str, ci: bool, tests: list[str]) -> l
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m tests.stdlib.runner", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(prog="scripts/stdlib", description=__doc__.partition("\n")[0])
     parser.add_argument("modules", nargs="*", help="such as test_socket; none for all")
     parser.add_argument("-m", "--mode", action="append", choices=MODES, help="may be given several times")
-    parser.add_argument("-j", "--jobs", type=int, default=os.cpu_count(), help="processes at a time")
+    parser.add_argument("-j", "--jobs", type=int, default=JOBS, help=f"processes at a time ({JOBS})")
     parser.add_argument("-v", "--verbose", action="store_true", help="show tracebacks")
-    parser.add_argument("--ci", action="store_true", help="leave out what CI leaves out")
+    parser.add_argument("--ci", action="store_true", help="what continuous integration runs on this version")
     parser.add_argument("--full", action="store_true", help="run whole modules unpatched to compare with")
     return parser.parse_args()
 
 
-def main() -> int:
-    options = parse()
-    wanted = [module for module in chosen(options.ci) if not options.modules or module.name in options.modules]
+def select(options: argparse.Namespace) -> list[tuple[Module, str]]:
+    """List what is to be run, slow modules first, so that none of them is left for the end."""
+    modules = [module for module in chosen(options.ci) if not options.modules or module.name in options.modules]
+    unknown = set(options.modules) - {module.name for module in modules}
+    if unknown:
+        sys.exit(f"not in modules.py, or not for this: {' '.join(sorted(unknown))}")
     jobs = [
         (module, mode)
-        for module in wanted
+        for module in modules
         if module.exists()
         for mode in options.mode or MODES
         if mode == "N" or module.green
     ]
-    failed = 0
+    return sorted(jobs, key=lambda job: -job[0].weight)
+
+
+def main() -> int:
+    options = parse()
+    began = time.monotonic()
+    failed: list[str] = []
     with ThreadPoolExecutor(options.jobs) as pool:
-        reports = [pool.submit(judge, *job, ci=options.ci, full=options.full) for job in jobs]
-        for future in reports:
+        running = [pool.submit(judge, *job, ci=options.ci, full=options.full) for job in select(options)]
+        for future in as_completed(running):
             report = future.result()
-            failed += bool(report.problems)
             print(report, flush=True)
             for test, problem in report.problems.items():
                 print(f"    {test}: {problem if options.verbose else _brief(problem)}", flush=True)
+            failed += [f"{report.module} {report.mode}"] * bool(report.problems)
+    print(f"CPython {platform.python_version()}: {len(running)} runs, {time.monotonic() - began:.0f} s")
+    print(f"failed: {', '.join(sorted(failed))}" if failed else "all as expected")
     return 1 if failed else 0
 
 
