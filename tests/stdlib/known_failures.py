@@ -38,7 +38,29 @@ class Known:
         return self.since <= sys.version_info[:2] <= self.until
 
 
-KNOWN: tuple[Known, ...] = ()
+KNOWN: tuple[Known, ...] = (
+    Known(
+        "test.test_threading.ThreadTests.test_PyThreadState_SetAsyncExc",
+        "G",
+        "It gives C code the result of get_ident(), which in a greenlet is no thread's, and spins until that has raised.",
+        hangs=True,
+    ),
+    Known(
+        "test.test_threading.ThreadTests.test_main_thread",
+        "G",
+        "In a greenlet current_thread() is not the main thread, as in any thread but that.",
+    ),
+    Known(
+        "test.test_threading.ExceptHookTests.test_excepthook_thread_None",
+        "G",
+        "The hook, which is C code, prints the number of the thread, and get_ident() tells the greenlet's.",
+    ),
+    Known(
+        "test.test_threadsignals.ThreadSignals.test_signals",
+        "G",
+        "While the greenlet is parked its handler runs in the loop, where get_ident() tells the thread's number.",
+    ),
+)
 
 
 def known(mode: str) -> dict[str, Known]:

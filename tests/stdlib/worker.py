@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import faulthandler
+import gc
 import importlib
 import json
 import os
@@ -326,6 +327,8 @@ def main() -> None:
         return
     tests = list(each_test(suite))
     records.write(collected=[test.id() for test in tests], skipped=[test.id() for test in tests if is_skipped(test)])
+    gc.collect()
+    gc.freeze()  # tests collect garbage often, and most of what lives is modules
     only = [name for entry in options.only for name in _expand(entry)]
     suite = select(suite, lambda name: (not only or matches(name, only)) and not matches(name, options.without))
     progress = Progress(watched=bool(options.loop))
