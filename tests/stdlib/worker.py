@@ -38,7 +38,7 @@ GRACE = 20.0
 """Seconds that a test which was cancelled may take to end."""
 
 PATIENCE = 4
-"""How many times as long a test may take that is not green, or does not let the loop run, so that none can cancel it."""
+"""How many times as long a test may take that is not green or does not let the loop run, so that none cancels it."""
 
 RESOURCES = ("audio", "gui", "largefile", "tzdata", "urlfetch", "walltime", "extralargefile")
 """What the machine may not have, or a test-suite cannot wait for: tests that ask for it are skipped."""
