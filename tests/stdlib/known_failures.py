@@ -42,7 +42,7 @@ KNOWN: tuple[Known, ...] = (
     Known(
         "test.test_threading.ThreadTests.test_PyThreadState_SetAsyncExc",
         "G",
-        "It gives C code the result of get_ident(), which in a greenlet is no thread's, and spins until that has raised.",
+        "It gives get_ident(), which in a greenlet is no thread's number, to C code, and spins until that has raised.",
         hangs=True,
     ),
     Known(
