@@ -72,7 +72,7 @@ class _Relay:
 _relay: _Relay | None = None
 
 _warns = False
-"""Whether native code wants to hear of a full descriptor, as far as is known: nobody tells for one older than the patch.
+"""Whether native code wants to hear of a full descriptor; no, if it was set before the patch, since nobody tells.
 
 uvloop does not. And a warning too few is less than one too many: CPython 3.11 waits for itself when a second signal
 interrupts the handler that is about to warn.

@@ -18,6 +18,7 @@ import argparse
 import json
 import os
 import platform
+import resource
 import signal
 import subprocess
 import sys
@@ -337,7 +338,11 @@ def main() -> int:
             for test, problem in report.problems.items():
                 print(f"    {test}: {problem if options.verbose else _brief(problem)}", flush=True)
             failed += [f"{report.module} {report.mode}"] * bool(report.problems)
-    print(f"CPython {platform.python_version()}: {len(running)} runs, {time.monotonic() - began:.0f} s")
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    print(
+        f"CPython {platform.python_version()}: {len(running)} runs, {time.monotonic() - began:.0f} s, "
+        f"{used.ru_utime + used.ru_stime:.0f} s of a processor"
+    )
     print(f"failed: {', '.join(sorted(failed))}" if failed else "all as expected")
     return 1 if failed else 0
 
