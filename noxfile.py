@@ -68,4 +68,4 @@ def check(session: nox.Session) -> None:
 def stdlib(session: nox.Session) -> None:
     """Run CPython's own tests, all of them, and each whole module unpatched to compare with: some 20 minutes each."""
     install_wheel(session)
-    session.run("pytest", *(session.posargs or ["tests/stdlib"]), env={"GREENIO_STDLIB": "all"})
+    session.run("python", "-m", "tests.stdlib.runner", *(session.posargs or ["--full"]))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import os
 import signal
+import sys
 import threading
 import time
 
@@ -377,3 +379,41 @@ class TestPause:
             assert self.seen == [USR1]
 
         arun(main)
+
+
+@pytest.mark.parametrize("warns", [False, True])
+def test_the_wakeup_descriptor_that_is_given_back_warns_as_before(arun, warns):
+    """A flood of signals fills it; on CPython 3.11 a warning may wait for itself, and uvloop asks for none."""
+    source, sink = os.pipe()
+    os.set_blocking(sink, False)
+
+    def body():
+        other_source, other_sink = os.pipe()
+        os.set_blocking(other_sink, False)
+        assert signal.set_wakeup_fd(other_sink) == -1
+        assert signal.set_wakeup_fd(-1) == other_sink
+        os.close(other_source)
+        os.close(other_sink)
+
+    async def main():
+        before = signal.set_wakeup_fd(sink, warn_on_full_buffer=warns)
+        try:
+            await to_greenlet(body)
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    os.write(sink, bytes(4096))
+            send(USR1)
+        finally:
+            signal.set_wakeup_fd(before, warn_on_full_buffer=False)
+
+    told = []
+    handler = signal.signal(USR1, lambda *_: None)
+    hook, sys.unraisablehook = sys.unraisablehook, lambda unraisable: told.append(unraisable.exc_type)
+    try:
+        arun(main)
+    finally:
+        sys.unraisablehook = hook
+        signal.signal(USR1, handler)
+        os.close(source)
+        os.close(sink)
+    assert told == [BlockingIOError] * warns

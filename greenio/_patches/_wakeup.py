@@ -71,12 +71,19 @@ class _Relay:
 
 _relay: _Relay | None = None
 
+_warns = False
+"""Whether native code wants to hear of a full descriptor; no, if it was set before the patch, since nobody tells.
+
+uvloop does not. And a warning too few is less than one too many: CPython 3.11 waits for itself when a second signal
+interrupts the handler that is about to warn.
+"""
+
 
 def end_relay() -> None:
     """Give the wake-up descriptor back to what native code has set."""
     global _relay
     if _relay is not None:
-        _native(_relay.native)
+        _native(_relay.native, warn_on_full_buffer=_warns)
         _relay.close()
         _relay = None
 
@@ -105,16 +112,19 @@ def hearing_signals(green: Green, listener: Callable[[], object]) -> Iterator[No
 
 @like(_native)
 def set_wakeup_fd(fd: int, /, *, warn_on_full_buffer: bool = True) -> int:
-    global _relay
+    global _relay, _warns
     green = green_caller()
     if _relay is not None and _relay.loop.is_closed():
         end_relay()
     if green is None and _relay is None:
-        return _native(fd, warn_on_full_buffer=warn_on_full_buffer)
+        before = _native(fd, warn_on_full_buffer=warn_on_full_buffer)
+        _warns = warn_on_full_buffer
+        return before
     current = _native(fd, warn_on_full_buffer=warn_on_full_buffer)  # judges the descriptor, and the thread
     if green is None:
         assert _relay is not None
         before, _relay.native = _relay.native, fd
+        _warns = warn_on_full_buffer
     else:
         if _relay is None:
             _relay = _Relay(outermost_host(green).loop, current)

@@ -23,24 +23,19 @@ _RLOCK_WARNS = sys.version_info >= (3, 13)
 
 
 class _LockType(type):
-    """Makes `isinstance` hold for locks that were made before the patch."""
-
-    _native: type
+    """Makes `isinstance` hold for locks that were made before the patch, but not for a subclass of the user's."""
 
     def __instancecheck__(cls, instance: object) -> bool:
-        return type.__instancecheck__(cls, instance) or type.__instancecheck__(cls._native, instance)
+        if type.__instancecheck__(cls, instance):
+            return True
+        native = cls.__dict__.get("_native")
+        return native is not None and type.__instancecheck__(native, instance)
 
 
 class _LockBase(Shared, metaclass=_LockType):
     """What the two kinds of lock have in common."""
 
     __slots__ = ()
-
-    _native: type = _thread.LockType
-
-    def __init_subclass__(cls) -> None:
-        if cls.__module__.rpartition(".")[0] != __package__:
-            raise TypeError(f"type '_thread.{cls.__mro__[1].__name__}' is not an acceptable base type")
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(f"cannot pickle '_thread.{type(self).__name__}' object")
@@ -51,9 +46,15 @@ class Lock(_LockBase):
 
     __slots__ = ("_lock",)
 
+    _native = _thread.LockType
+
     def __init__(self) -> None:
         self._waiters = []
         self._lock = _allocate()
+
+    def __init_subclass__(cls) -> None:
+        if cls.__module__.rpartition(".")[0] != __package__:
+            raise TypeError(f"type '_thread.{cls.__mro__[1].__name__}' is not an acceptable base type")
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         """Take the lock. Parks in green code.
@@ -142,6 +143,8 @@ else:
 
         __slots__ = ()
 
+        _native = _thread.LockType
+
         def __new__(cls, *args: object) -> Any:
             if cls is PlainLock:
                 raise TypeError("cannot create '_thread.lock' instances")
@@ -171,12 +174,18 @@ class RLock(_LockBase):
 
     _native = _original.RLock
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        if _RLOCK_WARNS and (args or kwargs):
+    _holds: dict[int, Any]
+    """HELD: [owner, count] while it is held; _SLEEPERS: native threads that wait."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> RLock:
+        """Make a free lock: here, since a subclass of the native one need not call its `__init__`."""
+        if _RLOCK_WARNS and (args or kwargs) and cls is RLock:
             text = "Passing arguments to RLock is deprecated and will be removed in 3.15"
             warnings.warn(text, DeprecationWarning, stacklevel=2)
+        self = object.__new__(cls)
         self._waiters = []
-        self._holds: dict[int, Any] = {}  # HELD: [owner, count] while it is held; _SLEEPERS: native threads that wait
+        self._holds = {}
+        return self
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         """Take the lock, once more if it is the caller's. Parks in green code.

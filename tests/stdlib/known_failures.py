@@ -19,6 +19,7 @@ class Known:
         loops: The loops on which it fails in mode G.
         since: The first version on which it fails.
         until: The last one.
+        hangs: Whether it does not end. Then it is run by itself, and not for long.
     """
 
     test: str
@@ -27,6 +28,7 @@ class Known:
     loops: tuple[str, ...] = ("asyncio", "uvloop")
     since: tuple[int, int] = (3, 10)
     until: tuple[int, int] = (3, 99)
+    hangs: bool = False
 
     def applies(self, mode: str) -> bool:
         """Tell whether it is expected to fail on this interpreter in a mode such as "N" or "G-uvloop"."""
@@ -36,7 +38,29 @@ class Known:
         return self.since <= sys.version_info[:2] <= self.until
 
 
-KNOWN: tuple[Known, ...] = ()
+KNOWN: tuple[Known, ...] = (
+    Known(
+        "test.test_threading.ThreadTests.test_PyThreadState_SetAsyncExc",
+        "G",
+        "It gives get_ident(), which in a greenlet is no thread's number, to C code, and spins until that has raised.",
+        hangs=True,
+    ),
+    Known(
+        "test.test_threading.ThreadTests.test_main_thread",
+        "G",
+        "In a greenlet current_thread() is not the main thread, as in any thread but that.",
+    ),
+    Known(
+        "test.test_threading.ExceptHookTests.test_excepthook_thread_None",
+        "G",
+        "The hook, which is C code, prints the number of the thread, and get_ident() tells the greenlet's.",
+    ),
+    Known(
+        "test.test_threadsignals.ThreadSignals.test_signals",
+        "G",
+        "While the greenlet is parked its handler runs in the loop, where get_ident() tells the thread's number.",
+    ),
+)
 
 
 def known(mode: str) -> dict[str, Known]:

@@ -24,7 +24,7 @@ class Module:
         ci: Whether CI runs it at all.
         limit: Seconds for one run, on a loaded machine.
         test_limit: Seconds for one test, before it is cancelled if it is green.
-        weight: Seconds that one run takes about; the slow ones are started first.
+        weight: Seconds that one run takes about, on a quiet machine; the slow ones are started first.
         package: Where it is found.
     """
 
@@ -34,7 +34,7 @@ class Module:
     ci: bool = True
     limit: float = 600.0
     test_limit: float = 60.0
-    weight: float = 5.0
+    weight: float = 3.0
     package: str = "test"
 
     @property
@@ -48,24 +48,24 @@ class Module:
 
 
 MODULES = (
-    Module("test_socket", core=True),
-    Module("test_ssl", core=True),
+    Module("test_socket", core=True, weight=40),
+    Module("test_ssl", core=True, weight=40),
     Module("test_select", core=True),
     Module("test_poll", core=True),
     Module("test_epoll", core=True),
-    Module("test_selectors", core=True),
-    Module("test_threading", core=True),
+    Module("test_selectors", core=True, weight=17),
+    Module("test_threading", core=True, weight=35),
     Module("test_thread", core=True),
     Module("test_threading_local", core=True),
-    Module("test_queue", core=True),
-    Module("test_subprocess", core=True),
-    Module("test_signal"),
-    Module("test_threadsignals"),
-    Module("test_os"),
+    Module("test_queue", core=True, weight=12),
+    Module("test_subprocess", core=True, weight=35),
+    Module("test_signal", weight=28),
+    Module("test_threadsignals", weight=9),
+    Module("test_os", weight=8),
     Module("test_posix"),
-    Module("test_fork1"),
-    Module("test_wait3"),
-    Module("test_wait4"),
+    Module("test_fork1", weight=7),
+    Module("test_wait3", weight=7),
+    Module("test_wait4", weight=7),
     Module("test_pty"),
     Module("test_popen"),
     Module("test_time"),
@@ -77,26 +77,26 @@ MODULES = (
     Module("test_xmlrpc"),
     Module("test_docxmlrpc"),
     Module("test_wsgiref"),
-    Module("test_ftplib"),
+    Module("test_ftplib", weight=14),
     Module("test_smtplib"),
-    Module("test_poplib"),
-    Module("test_imaplib"),
+    Module("test_poplib", weight=9),
+    Module("test_imaplib", weight=13),
     Module("test_nntplib"),
     Module("test_telnetlib"),
     Module("test_asyncore"),
     Module("test_asynchat"),
     Module("test_smtpd"),
-    Module("test_logging"),
+    Module("test_logging", weight=18),
     Module("test_concurrent_futures", limit=1200),
     Module("test_context"),
     Module("test_sched"),
     Module("test_contextlib"),
-    Module("test_weakref"),
+    Module("test_weakref", weight=17),
     Module("test_functools"),
     Module("test_tempfile"),
     Module("test_threadedtempfile"),
-    Module("test_faulthandler"),
-    Module("test_asyncio", green=False, limit=1200),
+    Module("test_faulthandler", weight=16),
+    Module("test_asyncio", green=False, limit=1200, weight=200),
     Module("test_multiprocessing_fork", green=False, ci=False, limit=1200),
     Module("test_multiprocessing_spawn", green=False, ci=False, limit=1200),
     Module("test_multiprocessing_forkserver", green=False, ci=False, limit=1200),

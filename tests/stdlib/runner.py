@@ -1,8 +1,8 @@
 """CPython's own tests as the judge: runs modules in processes of their own and tells what differs.
 
-    python -m tests.stdlib.runner                            every module, every mode
-    python -m tests.stdlib.runner test_socket -m G-uvloop    one module in one mode
-    python -m tests.stdlib.runner test_socket test_ssl -v    with the tracebacks of what failed
+    scripts/stdlib                            every module, every mode
+    scripts/stdlib test_socket -m G-uvloop    one module in one mode
+    scripts/stdlib test_socket test_ssl -v    with the tracebacks of what failed
 
 Mode N: everything is patched, and the suite runs in native code. The result has to be that of the unpatched run. What
 is collected and what a decorator skips is told by an unpatched process; any test that did something else than pass is
@@ -17,12 +17,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
+import resource
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +44,12 @@ STALL = 0.5
 
 ATTEMPTS = 3
 """How often a test is run before it counts as failed."""
+
+JOBS = os.cpu_count() or 1
+"""Processes at a time."""
+
+PATIENCE = 20.0
+"""Seconds for a test that is known to hang."""
 
 
 @dataclass
@@ -122,15 +132,23 @@ class Report:
         return "; ".join([f"{self.module} {self.mode}: {counts}", *more])
 
 
-def execute(module: Module, mode: str, *, patch: bool, ci: bool, only: list[str] | None = None) -> Run:
+def execute(
+    module: Module,
+    mode: str,
+    *,
+    patch: bool,
+    ci: bool,
+    only: list[str] | None = None,
+    without: Iterable[str] = (),
+) -> Run:
     """Run a module, or some of its tests, in a process of its own."""
     command = [sys.executable, str(WORKER), module.full_name]
     with tempfile.TemporaryDirectory(prefix="greenio-") as scratch:
         output = Path(scratch, "results.jsonl")
-        command += [str(output), f"--limit={module.limit}", f"--test-limit={module.test_limit}"]
+        command += [str(output), f"--test-limit={module.test_limit}"]
         command += ["--patch"] if patch else []
         command += [f"--loop={mode.partition('-')[2]}"] if patch and mode != "N" else []
-        command += [f"--without={name}" for name in omitted(mode, ci)]
+        command += [f"--without={name}" for name in (*omitted(mode, ci), *without)]
         if only is not None:
             listed = Path(scratch, "only")
             listed.write_text("\n".join(_owner(name) for name in only or ["-"]))
@@ -139,8 +157,8 @@ def execute(module: Module, mode: str, *, patch: bool, ci: bool, only: list[str]
         directory.mkdir()
         errors = Path(scratch, "errors")
         with errors.open("wb") as stream:
-            _call(command, directory, stream, module.limit + 60)
-        return read(output, errors.read_text(errors="replace"))
+            status = _call(command, directory, stream, module.limit)
+        return read(output, errors.read_text(errors="replace"), status)
 
 
 def _owner(name: str) -> str:
@@ -149,7 +167,7 @@ def _owner(name: str) -> str:
     return owner.rstrip(")") if fixture in ("setUpClass", "tearDownClass", "setUpModule", "tearDownModule") else name
 
 
-def _call(command: list[str], directory: Path, stream: Any, limit: float) -> None:
+def _call(command: list[str], directory: Path, stream: Any, limit: float) -> int:
     # A session of its own: some tests signal their group, or ask for the terminal.
     process = subprocess.Popen(
         command, cwd=directory, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, start_new_session=True
@@ -157,13 +175,20 @@ def _call(command: list[str], directory: Path, stream: Any, limit: float) -> Non
     try:
         process.wait(limit)
     except subprocess.TimeoutExpired:
-        process.kill()
+        pass
+    finally:
+        # With it whatever it has left behind: a test that was cut short does not wait for its children.
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
         process.wait()
+    return process.returncode
 
 
-def read(output: Path, errors: str) -> Run:
+def read(output: Path, errors: str, status: int) -> Run:
     """Read what a worker wrote down."""
-    run = Run(errors=errors)
+    run = Run(errors=f"{errors}\nexit status {status}")
     started: list[str] = []
     lines = output.read_text().splitlines() if output.exists() else []
     for record in map(json.loads, lines):
@@ -174,7 +199,7 @@ def read(output: Path, errors: str) -> Run:
         elif "id" in record:
             run.results[record["id"]] = record
         else:
-            run.ended = True
+            run.ended = status == 0
     run.unfinished = [test for test in started if test not in run.results]
     return run
 
@@ -190,17 +215,18 @@ def judge(module: Module, mode: str, *, ci: bool = False, full: bool = False) ->
     """
     began = time.monotonic()
     report = Report(module.name, mode)
-    run = execute(module, mode, patch=True, ci=ci)
+    expected = known(mode)
+    hanging = [test for test, entry in expected.items() if entry.hangs and test.startswith(f"{module.full_name}.")]
+    run = _execute_to_the_end(module, mode, ci, hanging)
     native = execute(module, mode, patch=False, ci=ci, only=None if full else _not_passed(run))
     report.count(run)
-    if not run.ended:
-        report.problems[module.name] = f"did not end; unfinished: {run.unfinished}\n{run.errors[-6000:]}"
+    if not run.ended and not run.unfinished:
+        report.problems[module.name] = f"did not end\n{run.errors[-6000:]}"
     elif sorted(run.collected) != sorted(native.collected):
         odd = set(run.collected).symmetric_difference(native.collected)
         report.problems[module.name] = f"{len(odd)} tests were collected only here or there: {sorted(odd)[:5]}"
     tests = {*run.results, *run.unfinished, *(native.results if full else ())}
     different = sorted(test for test in tests if run.outcome(test) != _there(native, test))
-    expected = known(mode)
     report.expected = [test for test in different if test in expected]
     left = _different_again(module, mode, ci, [test for test in different if test not in expected])
     report.flaky = [test for test in different if test not in expected and test not in left]
@@ -211,8 +237,38 @@ def judge(module: Module, mode: str, *, ci: bool = False, full: bool = False) ->
     for test in expected:
         if test in run.results and test not in different:
             report.problems[test] = "a known failure passes: take it off the list"
+    for test in hanging:
+        if _hangs(module, mode, test):
+            report.expected.append(test)
+        else:
+            report.problems[test] = "it is known to hang, and does not: take it off the list"
     report.seconds = time.monotonic() - began
     return report
+
+
+def _execute_to_the_end(module: Module, mode: str, ci: bool, without: list[str]) -> Run:
+    """Run a module; where a test takes the process with it, go on with those that it had before it."""
+    run = execute(module, mode, patch=True, ci=ci, without=without)
+    for _ in range(_DEATHS):
+        left = [test for test in run.collected if test not in run.results and test not in run.unfinished]
+        if run.ended or not run.unfinished or not left:
+            break
+        more = execute(module, mode, patch=True, ci=ci, only=left, without=without)
+        run.results.update(more.results)
+        run.unfinished += more.unfinished
+        run.ended = more.ended
+        run.errors += more.errors
+    return run
+
+
+_DEATHS = 5
+"""After so many the rest of the module is given up."""
+
+
+def _hangs(module: Module, mode: str, test: str) -> bool:
+    """Run a test by itself and tell whether it does not end."""
+    alone = replace(module, limit=PATIENCE, test_limit=PATIENCE)
+    return execute(alone, mode, patch=True, ci=False, only=[test]).outcome(test) == "hang"
 
 
 def _not_passed(run: Run) -> list[str]:
@@ -244,35 +300,50 @@ def _different_again(module: Module, mode: str, ci: bool, tests: list[str]) -> l
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m tests.stdlib.runner", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(prog="scripts/stdlib", description=__doc__.partition("\n")[0])
     parser.add_argument("modules", nargs="*", help="such as test_socket; none for all")
     parser.add_argument("-m", "--mode", action="append", choices=MODES, help="may be given several times")
-    parser.add_argument("-j", "--jobs", type=int, default=os.cpu_count(), help="processes at a time")
+    parser.add_argument("-j", "--jobs", type=int, default=JOBS, help=f"processes at a time ({JOBS})")
     parser.add_argument("-v", "--verbose", action="store_true", help="show tracebacks")
-    parser.add_argument("--ci", action="store_true", help="leave out what CI leaves out")
+    parser.add_argument("--ci", action="store_true", help="what continuous integration runs on this version")
     parser.add_argument("--full", action="store_true", help="run whole modules unpatched to compare with")
     return parser.parse_args()
 
 
-def main() -> int:
-    options = parse()
-    wanted = [module for module in chosen(options.ci) if not options.modules or module.name in options.modules]
+def select(options: argparse.Namespace) -> list[tuple[Module, str]]:
+    """List what is to be run, slow modules first, so that none of them is left for the end."""
+    modules = [module for module in chosen(options.ci) if not options.modules or module.name in options.modules]
+    unknown = set(options.modules) - {module.name for module in modules}
+    if unknown:
+        sys.exit(f"not in modules.py, or not for this: {' '.join(sorted(unknown))}")
     jobs = [
         (module, mode)
-        for module in wanted
+        for module in modules
         if module.exists()
         for mode in options.mode or MODES
         if mode == "N" or module.green
     ]
-    failed = 0
+    return sorted(jobs, key=lambda job: -job[0].weight)
+
+
+def main() -> int:
+    options = parse()
+    began = time.monotonic()
+    failed: list[str] = []
     with ThreadPoolExecutor(options.jobs) as pool:
-        reports = [pool.submit(judge, *job, ci=options.ci, full=options.full) for job in jobs]
-        for future in reports:
+        running = [pool.submit(judge, *job, ci=options.ci, full=options.full) for job in select(options)]
+        for future in as_completed(running):
             report = future.result()
-            failed += bool(report.problems)
             print(report, flush=True)
             for test, problem in report.problems.items():
                 print(f"    {test}: {problem if options.verbose else _brief(problem)}", flush=True)
+            failed += [f"{report.module} {report.mode}"] * bool(report.problems)
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    print(
+        f"CPython {platform.python_version()}: {len(running)} runs, {time.monotonic() - began:.0f} s, "
+        f"{used.ru_utime + used.ru_stime:.0f} s of a processor"
+    )
+    print(f"failed: {', '.join(sorted(failed))}" if failed else "all as expected")
     return 1 if failed else 0
 
 

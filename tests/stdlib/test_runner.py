@@ -100,6 +100,13 @@ DYING = """
         def test(self):
             if monkey.is_patched("time"):
                 os._exit(1)
+
+        def test_that_comes_later(self):
+            pass
+
+        def test_that_spins(self):
+            while monkey.is_patched("time"):
+                pass
 """
 
 
@@ -163,11 +170,25 @@ def test_known_failures(sample):
     assert "take it off" in report.problems[name("passes")]
 
 
-def test_a_process_that_dies(sample):
+@pytest.mark.timeout(240)
+def test_a_process_that_dies_and_one_that_spins(sample):
+    name = "sampled.test_sample.Dying.test{}".format
     report = sample(DYING, "N")
-    assert set(report.problems) == {"test_sample", "sampled.test_sample.Dying.test"}
-    assert "did not end" in report.problems["test_sample"]
-    assert report.problems["sampled.test_sample.Dying.test"].startswith("hang (ok unpatched")
+    assert report.tests == 1  # the one in between
+    assert set(report.problems) == {name(""), name("_that_spins")}
+    assert report.problems[name("")].startswith("hang (ok unpatched")
+    assert "exit status 1" in report.problems[name("")]
+
+
+@pytest.mark.timeout(240)
+def test_known_to_hang(sample, monkeypatch):
+    monkeypatch.setattr(runner, "PATIENCE", 3.0)
+    name = "sampled.test_sample.Dying.test{}".format
+    known = [Known(name(end), "G", "it is known to", hangs=True) for end in ("", "_that_comes_later", "_that_spins")]
+    report = sample(DYING, "G-asyncio", known)
+    assert report.expected == [name(""), name("_that_spins")]
+    assert list(report.problems) == [name("_that_comes_later")]
+    assert "take it off" in report.problems[name("_that_comes_later")]
 
 
 def test_loops_and_versions_of_known_failures():

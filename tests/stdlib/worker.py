@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import faulthandler
+import gc
 import importlib
 import json
 import os
@@ -35,6 +36,9 @@ TICK = 0.02
 
 GRACE = 20.0
 """Seconds that a test which was cancelled may take to end."""
+
+PATIENCE = 4
+"""How many times as long a test may take that is not green or does not let the loop run, so that none cancels it."""
 
 RESOURCES = ("audio", "gui", "largefile", "tzdata", "urlfetch", "walltime", "extralargefile")
 """What the machine may not have, or a test-suite cannot wait for: tests that ask for it are skipped."""
@@ -112,8 +116,9 @@ class Progress:
 class Result(unittest.TestResult):
     """Writes down each test's outcome."""
 
-    def __init__(self, records: Records, progress: Progress) -> None:
+    def __init__(self, records: Records, progress: Progress, test_limit: float) -> None:
         super().__init__()
+        self._test_limit = test_limit
         self._records = records
         self._progress = progress
         self._outcome: tuple[str, str] = ("ok", "")
@@ -122,11 +127,13 @@ class Result(unittest.TestResult):
         super().startTest(test)
         self._outcome = ("ok", "")
         self._records.write(start=test.id())
+        faulthandler.dump_traceback_later(self._test_limit, exit=True)
         self._progress.start(test.id())
 
     def stopTest(self, test: unittest.TestCase) -> None:
         super().stopTest(test)
         self._write(test.id(), *self._outcome)
+        faulthandler.dump_traceback_later(self._test_limit, exit=True)  # for what comes between two tests
         self._progress.start("")
 
     def _write(self, test: str, outcome: str, detail: str) -> None:
@@ -299,14 +306,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--only", action="append", default=[], help="a test, class or module; '@file' lists them")
     parser.add_argument("--without", action="append", default=[], help="a test, class or module to leave out")
     parser.add_argument("--test-limit", type=float, default=60.0, help="seconds before a green test is cancelled")
-    parser.add_argument("--limit", type=float, default=600.0, help="seconds for the whole module")
     return parser.parse_args()
 
 
 def main() -> None:
     options = parse()
     faulthandler.enable()
-    faulthandler.dump_traceback_later(options.limit, exit=True)
+    faulthandler.dump_traceback_later(PATIENCE * options.test_limit, exit=True)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background leaves it ignored
     records = Records(options.output)
     if options.patch:
@@ -321,10 +327,12 @@ def main() -> None:
         return
     tests = list(each_test(suite))
     records.write(collected=[test.id() for test in tests], skipped=[test.id() for test in tests if is_skipped(test)])
+    gc.collect()
+    gc.freeze()  # tests collect garbage often, and most of what lives is modules
     only = [name for entry in options.only for name in _expand(entry)]
     suite = select(suite, lambda name: (not only or matches(name, only)) and not matches(name, options.without))
     progress = Progress(watched=bool(options.loop))
-    result = Result(records, progress)
+    result = Result(records, progress, PATIENCE * options.test_limit)
     if options.loop:
         run_green(suite, result, progress, options)
     else:
