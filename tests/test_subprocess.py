@@ -679,7 +679,7 @@ def test_cancelled_at_each_park(arun, monkeypatch, way, options):
 
         with pytest.MonkeyPatch.context() as patches:
             patches.setattr(subprocess, "Popen", Popen)
-            return subprocess.run(["sh", "-c", "sleep 0.01; cat"], **RUNS[options])
+            return subprocess.run(["sh", "-c", "sleep 0.1; cat"], **RUNS[options])
 
     cancelled = 0
     for number in range(1, 400):
