@@ -150,7 +150,7 @@ def test_loop_closed_twice(loop_kind, patched):
 
 def test_closing_a_running_loop_is_refused_and_ends_nothing(arun, patched):
     async def main():
-        task = asyncio.ensure_future(to_greenlet(time.sleep, 0.02))
+        task = asyncio.ensure_future(to_greenlet(time.sleep, 60))  # less could be over before it is seen parked
         await until_parked()
         with pytest.raises(RuntimeError, match="running"):
             asyncio.get_running_loop().close()
@@ -160,7 +160,10 @@ def test_closing_a_running_loop_is_refused_and_ends_nothing(arun, patched):
                 _core.current_green().host.loop.close()
 
         await to_greenlet(close_it)
-        await task
+        assert not task.done()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
 
     arun(main)
 
