@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any, NoReturn
 
 from . import _original
-from ._patches import _dns, _fcntl, _files, _multiprocessing, _select, _selectors, _signal, _socket, _threading, _time
+from ._patches import _dns, _fcntl, _files, _multiprocessing, _os, _select, _selectors, _signal, _socket, _threading, _time
 from ._patches._late import await_module, stop_awaiting
 from ._patches._references import Exchange, Reference, Sought, Swap, exchange, find_holders, find_instances
 from ._patches._table import Group, Patch
@@ -33,6 +33,7 @@ __all__ = [
     "patch_fcntl",
     "patch_files",
     "patch_multiprocessing",
+    "patch_os",
     "patch_select",
     "patch_selectors",
     "patch_signal",
@@ -65,6 +66,7 @@ _GROUPS: dict[str, Group] = {
         _fcntl.GROUP,
         _signal.GROUP,
         _multiprocessing.GROUP,
+        _os.GROUP,
         _files.GROUP,
     )
 }
@@ -166,6 +168,7 @@ def patch_all(
     fcntl: bool = True,
     files: bool = False,
     multiprocessing: bool = True,
+    os: bool = True,
     select: bool = True,
     selectors: bool = True,
     signal: bool = True,
@@ -182,6 +185,7 @@ def patch_all(
         fcntl: `fcntl.flock`, `lockf`, and `fcntl` where it waits for a lock.
         files: Large reads and writes of regular files, and `os.fsync`; only if asked for.
         multiprocessing: Processes, connections and semaphores of `multiprocessing`, as soon as it is imported.
+        os: `os.read`, `os.write` and the like, named pipes, file objects of pipes and terminals, `input`.
         select: `select.select`, `poll`, `epoll`.
         selectors: Every class of `selectors`.
         signal: `signal.sigwait` and the like, and `signal.pause`.
@@ -201,6 +205,7 @@ def patch_all(
         "fcntl": fcntl,
         "files": files,
         "multiprocessing": multiprocessing,
+        "os": os,
         "select": select,
         "selectors": selectors,
         "signal": signal,
@@ -238,6 +243,11 @@ def patch_files() -> None:
 def patch_multiprocessing() -> None:
     """Patch what waits in `multiprocessing`, as soon as it is imported: the group "multiprocessing". Never parks."""
     _patch(["multiprocessing"])
+
+
+def patch_os() -> None:
+    """Patch what waits for pipes and terminals in `os`, `open` and `input`: the group "os". Never parks."""
+    _patch(["os"])
 
 
 def patch_select() -> None:

@@ -28,6 +28,7 @@ GROUPS = [
     "fcntl",
     "files",
     "multiprocessing",
+    "os",
     "select",
     "selectors",
     "signal",

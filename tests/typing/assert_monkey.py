@@ -19,6 +19,7 @@ def patching() -> None:
     monkey.patch_fcntl()
     monkey.patch_files()
     monkey.patch_multiprocessing()
+    monkey.patch_os()
     monkey.patch_signal()
     monkey.patch_threading()
     monkey.patch_time()
