@@ -19,7 +19,9 @@ from __future__ import annotations
 
 import _thread
 import errno
+import fcntl
 import os
+import re
 import select
 import stat
 from collections.abc import Callable, MutableSet, Sequence
@@ -28,15 +30,17 @@ from typing import Any, Literal
 from .. import _original
 from .._core import Green, Host, Side, forget, reader, renew, writer
 
-__all__ = ["NOWAIT", "Direction", "Waiter", "is_ready", "is_regular", "until", "write_once"]
+__all__ = ["NOWAIT", "Direction", "Waiter", "is_ready", "is_regular", "may_wait", "until", "write_once"]
 
 Direction = Literal["read", "write"]
 _EVENTS = {"read": select.POLLIN, "write": select.POLLOUT}
+_OTHER = {"read": os.O_WRONLY, "write": os.O_RDONLY}
 _SIDES: dict[str, Callable[[Host, int], Side]] = {"read": reader, "write": writer}
 
 NOWAIT: int = getattr(os, "RWF_NOWAIT", 0)
 _native_pwritev: Any = getattr(os, "pwritev", None)
 _native_isatty = os.isatty
+_native_fcntl = fcntl.fcntl
 
 _POLLED: dict[str, MutableSet[int]] = {"read": set(), "write": set()}
 """The descriptors that have said they know no RWF_NOWAIT."""
@@ -45,7 +49,10 @@ _PIECE = 4096
 """Octets that a pipe or a stream socket takes without blocking, if it is ready: PIPE_BUF."""
 
 _TERMINAL_PIECE = 128
-"""Octets that a terminal takes if it is ready, each of which may become two: there is room for 256 then."""
+"""Octets that a terminal takes if it is ready: there is room for 256 then."""
+
+_special = re.compile(rb"[\x00-\x1f]").search
+"""Finds what a terminal writes by itself, as something else, and for which it wants room again."""
 
 _turns = tuple(_thread.RLock() for _ in range(64))
 """Held from `poll` to the call that it was for, each for some descriptors. A signal handler may come in between."""
@@ -62,6 +69,12 @@ def is_ready(fd: int, direction: Direction) -> bool:
     level = _original.poll()
     level.register(fd, _EVENTS[direction])
     return bool(level.poll(0))
+
+
+def may_wait(fd: int, direction: Direction) -> bool:
+    """Tell whether the native call would wait: not if the descriptor is non-blocking, or open for the other direction."""
+    flags: int = _native_fcntl(fd, fcntl.F_GETFL)
+    return not flags & os.O_NONBLOCK and flags & os.O_ACCMODE != _OTHER[direction]
 
 
 class Waiter:
@@ -130,7 +143,7 @@ def until(
             with _turns[fd % 64]:
                 if is_ready(fd, direction):
                     return polled()
-        if not os.get_blocking(fd):
+        if not may_wait(fd, direction):
             return native()
         waiter = waiter or Waiter(green, fd, direction)
         hints.discard(fd)
@@ -163,14 +176,17 @@ def write_once(green: Green, fd: int, views: Sequence[memoryview], native: Calla
 def _piece(fd: int, views: Sequence[memoryview]) -> int:
     """Tell how many octets may be written at once, without blocking, to a descriptor that is ready."""
     size = sum(view.nbytes for view in views)
-    if size <= _TERMINAL_PIECE or not os.get_blocking(fd):
-        return size
-    mode = os.fstat(fd).st_mode
-    if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
-        return min(size, _PIECE)  # a datagram is no longer, or was sent by RWF_NOWAIT
-    if stat.S_ISCHR(mode) and _native_isatty(fd):
-        return _TERMINAL_PIECE
+    if _native_isatty(fd):
+        piece = next(filter(None, views), memoryview(b""))[:_TERMINAL_PIECE]
+        special = _special(piece)
+        return max(1, special.start()) if special else len(piece)
+    if size > _PIECE and _is_stream(os.fstat(fd).st_mode) and may_wait(fd, "write"):
+        return _PIECE
     return size
+
+
+def _is_stream(mode: int) -> bool:
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)  # a datagram is no longer, or goes out by RWF_NOWAIT
 
 
 def _first(views: Sequence[memoryview], size: int) -> Sequence[memoryview]:

@@ -19,7 +19,7 @@ from typing import Any
 
 from .. import _original
 from .._core import Green, yield_once
-from ._attempts import NOWAIT, Direction, Waiter, is_ready, is_regular, until, write_once
+from ._attempts import NOWAIT, Direction, Waiter, is_ready, is_regular, may_wait, until, write_once
 from ._socket_state import green_caller, take_turn
 from ._table import like, patches
 
@@ -51,7 +51,7 @@ def read_some(green: Green, fd: int, size: int) -> bytes:
     take_turn(green)
     native = partial(_native_read, fd, size)
     if size <= 0:
-        return native() if size < 0 else until(green, fd, "read", _refuse, native, native)  # type: ignore[no-any-return]
+        return until(green, fd, "read", _refuse, native, native)  # type: ignore[no-any-return]
     if size >= _LARGE and is_regular(fd):
         return native()
 
@@ -128,15 +128,23 @@ def _rest(views: list[memoryview], count: int) -> list[memoryview]:
     return []
 
 
-def _numbers(*values: Any) -> bool:
-    """Tell whether what should be integers are; what is not, the native call refuses."""
-    return all(value.__class__ is int or hasattr(value, "__index__") for value in values)
+def _is_size(value: Any) -> bool:
+    return hasattr(value, "__index__") and 0 <= index(value) < sys.maxsize
+
+
+def _is_counted(value: Any) -> bool:
+    return isinstance(value, int) and 0 <= value <= _MOST
+
+
+def _are_descriptors(*values: Any) -> bool:
+    """Tell whether descriptors may be such; what is not, the native call refuses."""
+    return all((value.__class__ is int or hasattr(value, "__index__")) and 0 <= index(value) < 2**31 for value in values)
 
 
 @like(_native_read)
 def read(fd: int, length: int, /) -> bytes:
     green = green_caller()
-    if green is None or not _numbers(fd, length) or not 0 <= length < sys.maxsize:
+    if green is None or not _are_descriptors(fd) or not _is_size(length):
         return _native_read(fd, length)
     return read_some(green, index(fd), index(length))
 
@@ -144,7 +152,7 @@ def read(fd: int, length: int, /) -> bytes:
 @like(_native_write)
 def write(fd: int, data: Any, /) -> int:
     green = green_caller()
-    views = _views([data]) if green is not None and _numbers(fd) else None
+    views = _views([data]) if green is not None and _are_descriptors(fd) else None
     if green is None or views is None:
         return _native_write(fd, data)
     take_turn(green)
@@ -170,7 +178,7 @@ def _views(buffers: Any) -> list[memoryview] | None:
 @like(_native_readv)
 def readv(fd: int, buffers: Sequence[Any], /) -> int:
     green = green_caller()
-    if green is None or not _numbers(fd) or _views(buffers) is None:
+    if green is None or not _are_descriptors(fd) or _views(buffers) is None:
         return _native_readv(fd, buffers)  # type: ignore[no-any-return]
     return read_into(green, index(fd), buffers)
 
@@ -178,7 +186,7 @@ def readv(fd: int, buffers: Sequence[Any], /) -> int:
 @like(_native_writev)
 def writev(fd: int, buffers: Sequence[Any], /) -> int:
     green = green_caller()
-    views = _views(buffers) if green is not None and _numbers(fd) and hasattr(buffers, "__len__") else None
+    views = _views(buffers) if green is not None and _are_descriptors(fd) and hasattr(buffers, "__len__") else None
     if green is None or not views or not any(views):
         return _native_writev(fd, buffers)  # type: ignore[no-any-return]
     take_turn(green)
@@ -207,7 +215,7 @@ def pwritev(fd: int, buffers: Sequence[Any], offset: int, flags: int = 0, /) -> 
 def sendfile(out_fd: int, in_fd: int, offset: int | None, count: int) -> int:
     assert _original.sendfile is not None
     green = green_caller()
-    if green is None or not _numbers(out_fd, in_fd, count) or (offset is not None and not _numbers(offset)):
+    if green is None or not _are_descriptors(out_fd, in_fd) or not _is_size(count):
         return _original.sendfile(out_fd, in_fd, offset, count)  # type: ignore[arg-type]
     take_turn(green)
     kind = os.fstat(out_fd).st_mode
@@ -232,7 +240,7 @@ def sendfile(out_fd: int, in_fd: int, offset: int | None, count: int) -> int:
 def _wait_until_ready(green: Green, fd: int, direction: Direction) -> None:
     """Park until a call does not block; return at once where it never does."""
     waiter: Waiter | None = None
-    while not is_ready(fd, direction) and os.get_blocking(fd):
+    while not is_ready(fd, direction) and may_wait(fd, direction):
         waiter = waiter or Waiter(green, fd, direction)
         if not waiter.wait():
             return
@@ -243,14 +251,14 @@ def splice(
     src: int, dst: int, count: int, offset_src: int | None = None, offset_dst: int | None = None, flags: int = 0
 ) -> int:
     green = green_caller()
-    if green is None or not _numbers(src, dst, count) or flags & os.SPLICE_F_NONBLOCK:  # type: ignore[attr-defined]
+    if green is None or not _are_descriptors(src, dst) or not _is_size(count) or flags & os.SPLICE_F_NONBLOCK:  # type: ignore[attr-defined]
         return _native_splice(src, dst, count, offset_src, offset_dst, flags)  # type: ignore[no-any-return]
     take_turn(green)
     piece = min(count, _PIECE) if stat.S_ISSOCK(os.fstat(dst).st_mode) else count
     while True:
         _wait_until_ready(green, index(src), "read")
         _wait_until_ready(green, index(dst), "write")
-        if not is_ready(src, "read") and os.get_blocking(src):
+        if not is_ready(src, "read") and may_wait(src, "read"):
             continue  # somebody else has taken what was there
         try:
             return _native_splice(  # type: ignore[no-any-return]
@@ -265,7 +273,7 @@ def splice(
 @like(_native_eventfd_read)
 def eventfd_read(fd: int) -> int:
     green = green_caller()
-    if green is None or not _numbers(fd):
+    if green is None or not _are_descriptors(fd):
         return _native_eventfd_read(fd)  # type: ignore[no-any-return]
     take_turn(green)
 
@@ -278,10 +286,14 @@ def eventfd_read(fd: int) -> int:
     return until(green, index(fd), "read", attempt, native, native)  # type: ignore[no-any-return]
 
 
+_MOST = 2**64 - 2
+"""The most that the counter of an eventfd holds."""
+
+
 @like(_native_eventfd_write)
 def eventfd_write(fd: int, value: int) -> None:
     green = green_caller()
-    if green is None or not _numbers(fd, value):
+    if green is None or not _are_descriptors(fd) or not _is_counted(value):
         return _native_eventfd_write(fd, value)  # type: ignore[no-any-return]
     take_turn(green)
     number = index(fd)
@@ -291,14 +303,10 @@ def eventfd_write(fd: int, value: int) -> None:
     return until(green, number, "write", _refuse, native, native)  # type: ignore[no-any-return]
 
 
-_MOST = 2**64 - 2
-"""The most that the counter of an eventfd holds."""
-
-
 def _wait_for_room(green: Green, fd: int, value: int) -> None:
     """Park until a counter takes a value: that it is ready means that it takes one more."""
     waiter = Waiter(green, fd, "write")
-    while os.get_blocking(fd) and _counter(fd) + value > _MOST >= value and waiter.wait():
+    while os.get_blocking(fd) and _counter(fd) + value > _MOST and waiter.wait():
         pass
 
 

@@ -24,7 +24,7 @@ from ._attempts import is_ready
 from ._socket_state import green_caller
 from ._table import like, patches
 
-__all__ = ["PATCHES", "open_parking"]
+__all__ = ["PATCHES", "do", "undo"]
 
 _native_open = os.open
 
@@ -114,10 +114,10 @@ def open(path: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = None)
     green = green_caller()
     if green is None or not _waits(path, flags, dir_fd) or _tee() is None:
         return _native_open(path, flags, mode, dir_fd=dir_fd)
-    return open_parking(green, path, flags, mode, dir_fd)
+    return _open_parking(green, path, flags, mode, dir_fd)
 
 
-def open_parking(green: Green, path: Any, flags: int, mode: int, dir_fd: int | None) -> int:
+def _open_parking(green: Green, path: Any, flags: int, mode: int, dir_fd: int | None) -> int:
     """Open a named pipe as soon as somebody has the other end. Parks."""
     find = _open_to_read if flags & os.O_ACCMODE == os.O_RDONLY else _open_to_write
     fd = find(green, path, flags, mode, dir_fd)
@@ -126,3 +126,14 @@ def open_parking(green: Green, path: Any, flags: int, mode: int, dir_fd: int | N
 
 
 PATCHES = patches(os, [open] if sys.platform == "linux" else [])
+
+
+def do() -> None:
+    """Say of the green function what `os` says of the native one: that it takes `dir_fd`. Never parks."""
+    if _native_open in os.supports_dir_fd:
+        os.supports_dir_fd.update(patch.green for patch in PATCHES)
+
+
+def undo() -> None:
+    """Take that back. Never parks."""
+    os.supports_dir_fd.difference_update(patch.green for patch in PATCHES)

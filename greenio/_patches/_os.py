@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from . import _descriptors, _fifos, _pipe_files, _standard_streams
-from ._standard_streams import adopt_streams, release_streams
 from ._table import Group
 
 __all__ = ["GROUP"]
 
+
+def _do() -> None:
+    _fifos.do()
+    _standard_streams.adopt_streams()
+
+
+def _undo() -> None:
+    _fifos.undo()
+    _standard_streams.release_streams()
+
+
 GROUP = Group(
     "os",
     (*_descriptors.PATCHES, *_fifos.PATCHES, *_pipe_files.PATCHES, *_standard_streams.PATCHES),
-    undo=release_streams,
-    do=adopt_streams,
+    undo=_undo,
+    do=_do,
 )
