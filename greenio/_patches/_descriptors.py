@@ -218,7 +218,7 @@ def sendfile(out_fd: int, in_fd: int, offset: int | None, count: int) -> int:
     if green is None or not _are_descriptors(out_fd, in_fd) or not _is_size(count):
         return _original.sendfile(out_fd, in_fd, offset, count)  # type: ignore[arg-type]
     take_turn(green)
-    kind = os.fstat(out_fd).st_mode
+    kind = _kind(out_fd)
     if not (stat.S_ISSOCK(kind) or stat.S_ISFIFO(kind)):
         return _original.sendfile(out_fd, in_fd, offset, count)  # type: ignore[arg-type]
     done = 0
@@ -235,6 +235,14 @@ def sendfile(out_fd: int, in_fd: int, offset: int | None, count: int) -> int:
         if not sent or done >= count or sent < piece or stat.S_ISFIFO(kind):
             return done
         take_turn(green)
+
+
+def _kind(fd: int) -> int:
+    """Tell what a descriptor is; 0 for a bad one, of which the native call has to tell."""
+    try:
+        return os.fstat(fd).st_mode
+    except OSError:
+        return 0
 
 
 def _wait_until_ready(green: Green, fd: int, direction: Direction) -> None:
@@ -254,7 +262,7 @@ def splice(
     if green is None or not _are_descriptors(src, dst) or not _is_size(count) or flags & os.SPLICE_F_NONBLOCK:  # type: ignore[attr-defined]
         return _native_splice(src, dst, count, offset_src, offset_dst, flags)  # type: ignore[no-any-return]
     take_turn(green)
-    piece = min(count, _PIECE) if stat.S_ISSOCK(os.fstat(dst).st_mode) else count
+    piece = min(count, _PIECE) if stat.S_ISSOCK(_kind(dst)) else count
     while True:
         _wait_until_ready(green, index(src), "read")
         _wait_until_ready(green, index(dst), "write")
