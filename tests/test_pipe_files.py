@@ -109,7 +109,7 @@ def test_regular_files_stay_native(arun, tmp_path):
         with open(path, "rb", opener=lambda path, flags: os.open(path, flags)) as file:
             assert type(file) is io.BufferedReader
             assert type(file.raw) is io.FileIO
-            assert file.name == path
+            assert file.name == os.fspath(path)
         with open(os.open(path, os.O_RDONLY)) as file:
             assert type(file.buffer) is io.BufferedReader
         with pytest.raises(IsADirectoryError):
@@ -424,12 +424,16 @@ def test_popen(arun):
             child.stdin.close()
             return [*found, child.stdout.read(), child.wait()]
 
+    def shell(read):
+        with os.popen("echo a; echo b") as file:
+            return read(file)
+
     async def main():
         running = [start(converse), start(converse, bufsize=1), start(converse, encoding="latin-1")]
         for each in running:
             assert await each == ["ready\n", "cba\n", "fed\n", "", 0]
-        assert await to_greenlet(lambda: os.popen("echo a; echo b").read()) == "a\nb\n"
-        assert await to_greenlet(lambda: list(os.popen("echo a; echo b"))) == ["a\n", "b\n"]
+        assert await to_greenlet(shell, list) == ["a\n", "b\n"]
+        assert await to_greenlet(shell, lambda file: file.read()) == "a\nb\n"
 
     arun(main)
 

@@ -22,7 +22,7 @@ from typing import Any
 from .. import _original
 from .._core import Green
 from .._sync import Lock
-from ._layers import build, model, native_open, raw_mode
+from ._layers import build, model, native_open, raw_mode, subclass
 from ._socket_state import green_caller, take_turn
 from ._table import Group, Patch, like, patches
 
@@ -125,18 +125,11 @@ def _writing(base: Any) -> dict[str, Any]:
     return {"write": like(base.write)(write)}
 
 
-def _subclass(base: Any, *methods: dict[str, Any]) -> Any:
-    names: dict[str, Any] = {"__module__": base.__module__, "__doc__": base.__doc__}
-    for each in methods:
-        names.update(each)
-    return type(base.__name__, (base,), names)
-
-
 _CLASSES: dict[type, Any] = {
-    io.FileIO: _subclass(io.FileIO, _reading(io.FileIO), _writing(io.FileIO)),
-    io.BufferedReader: _subclass(io.BufferedReader, _reading(io.BufferedReader)),
-    io.BufferedWriter: _subclass(io.BufferedWriter, _writing(io.BufferedWriter)),
-    io.BufferedRandom: _subclass(io.BufferedRandom, _reading(io.BufferedRandom), _writing(io.BufferedRandom)),
+    io.FileIO: subclass(io.FileIO, _reading(io.FileIO), _writing(io.FileIO)),
+    io.BufferedReader: subclass(io.BufferedReader, _reading(io.BufferedReader)),
+    io.BufferedWriter: subclass(io.BufferedWriter, _writing(io.BufferedWriter)),
+    io.BufferedRandom: subclass(io.BufferedRandom, _reading(io.BufferedRandom), _writing(io.BufferedRandom)),
 }
 """The classes of binary files, each with the one that green code gets."""
 

@@ -9,10 +9,23 @@ from typing import Any
 
 from .. import _original
 
-__all__ = ["build", "model", "native_open", "raw_mode"]
+__all__ = ["build", "model", "native_open", "raw_mode", "subclass"]
 
 native_open = io.open
 _native_os_open = os.open
+
+
+def subclass(base: Any, *methods: dict[str, Any]) -> Any:
+    """Make a subclass of a class of `io` that shows itself as that class."""
+
+    def __repr__(self: Any) -> str:  # noqa: N807 - it becomes that method
+        shown: str = base.__repr__(self)
+        return shown.replace(f"<{base.__name__}", f"<{base.__module__}.{base.__name__}", 1)
+
+    names: dict[str, Any] = {"__module__": base.__module__, "__doc__": base.__doc__, "__repr__": __repr__}
+    for each in methods:
+        names.update(each)
+    return type(base.__name__, (base,), names)
 
 
 def raw_mode(mode: str) -> str:

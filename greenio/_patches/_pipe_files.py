@@ -26,7 +26,7 @@ from .._core import forget
 from .._sync import RLock
 from ._descriptors import read_into, read_some, write_some
 from ._fifos import open as open_descriptor
-from ._layers import build, model, native_open, raw_mode
+from ._layers import build, model, native_open, raw_mode, subclass
 from ._socket_state import green_caller
 from ._table import Patch, like, patches
 
@@ -260,20 +260,16 @@ WRITER_METHODS: dict[str, Any] = {name: _locking(getattr(_Writer, name)) for nam
 _COMMON = ("seek", "tell", "truncate", "close", "detach")
 
 
-def _subclass(base: Any, methods: dict[str, Any]) -> Any:
-    return type(base.__name__, (base,), {"__module__": base.__module__, "__doc__": base.__doc__, **methods})
-
-
 def _buffered(base: Any, methods: dict[str, Any]) -> Any:
     def __init__(self: Any, raw: Any, buffer_size: int) -> None:  # noqa: N807 - it becomes that method
         adopt_buffered(self)
         base.__init__(self, raw, buffer_size)
 
     common = {name: _locking(getattr(base, name)) for name in _COMMON}
-    return _subclass(base, {**common, **methods, "__init__": __init__})
+    return subclass(base, common, methods, {"__init__": __init__})
 
 
-_PipeFile = _subclass(_Raw, {**RAW_METHODS, "close": like(_Raw.close)(_raw_close)})
+_PipeFile = subclass(_Raw, RAW_METHODS, {"close": like(_Raw.close)(_raw_close)})
 _CLASSES: dict[type, Any] = {
     _Reader: _buffered(_Reader, READER_METHODS),
     _Writer: _buffered(_Writer, WRITER_METHODS),
