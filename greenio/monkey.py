@@ -18,7 +18,19 @@ from functools import partial
 from typing import Any, NoReturn
 
 from . import _original
-from ._patches import _dns, _fcntl, _files, _multiprocessing, _os, _select, _selectors, _signal, _socket, _threading, _time
+from ._patches import (
+    _dns,
+    _fcntl,
+    _files,
+    _multiprocessing,
+    _os,
+    _select,
+    _selectors,
+    _signal,
+    _socket,
+    _threading,
+    _time,
+)
 from ._patches._late import await_module, stop_awaiting
 from ._patches._references import Exchange, Reference, Sought, Swap, exchange, find_holders, find_instances
 from ._patches._table import Group, Patch

@@ -90,7 +90,7 @@ def test_open_a_terminal(arun):
     master, slave = os.openpty()
 
     def describe():
-        with open(slave, "w", closefd=False) as file, open(os.ttyname(slave), "r") as other:
+        with open(slave, "w", closefd=False) as file, open(os.ttyname(slave)) as other:
             return [*described(file), other.line_buffering, other.name]
 
     native = describe()
@@ -113,9 +113,9 @@ def test_regular_files_stay_native(arun, tmp_path):
         with open(os.open(path, os.O_RDONLY)) as file:
             assert type(file.buffer) is io.BufferedReader
         with pytest.raises(IsADirectoryError):
-            open(tmp_path)
+            open(tmp_path).close()
         with pytest.raises(FileNotFoundError):
-            open(tmp_path / "none")
+            open(tmp_path / "none").close()
 
     arun(lambda: to_greenlet(work))
 
@@ -354,7 +354,13 @@ def test_non_blocking_files(arun, pipe):
         os.set_blocking(writer, False)
         found = []
         with opening(reader, "rb") as file, opening(writer, "wb", 0) as raw:
-            for call in (file.read, lambda: file.read(5), file.readline, file.read1, lambda: file.readinto(bytearray(2))):
+            for call in (
+                file.read,
+                lambda: file.read(5),
+                file.readline,
+                file.read1,
+                lambda: file.readinto(bytearray(2)),
+            ):
                 found.append(call())
                 raw.write(b"ab")
                 found.append(call())

@@ -414,7 +414,7 @@ def test_what_is_wrong_raises_as_natively(arun, way):
     for fd in set(os.listdir("/proc/self/fd")) - before:
         if os.path.isdir(f"/proc/self/fd/{fd}") and os.readlink(f"/proc/self/fd/{fd}") == "/":
             os.close(int(fd))
-    for expected, found in zip(native, green):
+    for expected, found in zip(native, green, strict=True):
         assert found == expected
 
 

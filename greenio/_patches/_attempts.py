@@ -17,7 +17,6 @@ behind greenio's back. With a wrong hint the second way is taken, which serves e
 
 from __future__ import annotations
 
-import _thread
 import errno
 import fcntl
 import os
@@ -54,7 +53,7 @@ _TERMINAL_PIECE = 128
 _special = re.compile(rb"[\x00-\x1f]").search
 """Finds what a terminal writes by itself, as something else, and for which it wants room again."""
 
-_turns = tuple(_thread.RLock() for _ in range(64))
+_turns = tuple(_original.RLock() for _ in range(64))
 """Held from `poll` to the call that it was for, each for some descriptors. A signal handler may come in between."""
 
 
@@ -72,7 +71,7 @@ def is_ready(fd: int, direction: Direction) -> bool:
 
 
 def may_wait(fd: int, direction: Direction) -> bool:
-    """Tell whether the native call would wait: not if the descriptor is non-blocking, or open for the other direction."""
+    """Tell whether the native call would wait: not on a non-blocking descriptor, nor one for the other direction."""
     flags: int = _native_fcntl(fd, fcntl.F_GETFL)
     return not flags & os.O_NONBLOCK and flags & os.O_ACCMODE != _OTHER[direction]
 
@@ -151,7 +150,9 @@ def until(
             return native()
 
 
-def write_once(green: Green, fd: int, views: Sequence[memoryview], native: Callable[[Sequence[memoryview]], int]) -> int:
+def write_once(
+    green: Green, fd: int, views: Sequence[memoryview], native: Callable[[Sequence[memoryview]], int]
+) -> int:
     """Write some of what is in `views`, as much as is taken without blocking, and one octet at least. Parks.
 
     Args:

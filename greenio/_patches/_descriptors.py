@@ -25,18 +25,22 @@ from ._table import like, patches
 
 __all__ = ["PATCHES", "read_into", "read_some", "write_some"]
 
+_native_open = os.open
 _native_read = _original.read
 _native_write = _original.write
 _native_readv: Any = getattr(os, "readv", None)
 _native_writev: Any = getattr(os, "writev", None)
 _native_preadv: Any = getattr(os, "preadv", None)
 _native_pwritev: Any = getattr(os, "pwritev", None)
+_native_sendfile: Any = _original.sendfile
 _native_splice: Any = getattr(os, "splice", None)
 _native_eventfd_read: Any = getattr(os, "eventfd_read", None)
 _native_eventfd_write: Any = getattr(os, "eventfd_write", None)
 
 _LARGE = 2**16
 """Octets from which on it is worth asking whether a file is regular: RWF_NOWAIT reads into a buffer, to be copied."""
+
+_NONBLOCK: int = getattr(os, "SPLICE_F_NONBLOCK", 0)
 
 _PIECE = 4096
 """Octets of a file that are sent at once: a socket that is ready takes them without blocking."""
@@ -90,7 +94,8 @@ def write_some(green: Green, fd: int, data: Any) -> int:
         BlockingIOError: The descriptor is non-blocking and takes nothing.
     """
     take_turn(green)
-    return write_once(green, fd, [memoryview(data).cast("B")], partial(_write_first, fd))
+    views = [memoryview(data).cast("B")]
+    return _forgetting(views, partial(write_once, green, fd, native=partial(_write_first, fd)))
 
 
 def _write_first(fd: int, views: Sequence[memoryview]) -> int:
@@ -132,13 +137,19 @@ def _is_size(value: Any) -> bool:
     return hasattr(value, "__index__") and 0 <= index(value) < sys.maxsize
 
 
+def _is_offset(value: Any) -> bool:
+    return value is None or isinstance(value, int)
+
+
 def _is_counted(value: Any) -> bool:
     return isinstance(value, int) and 0 <= value <= _MOST
 
 
 def _are_descriptors(*values: Any) -> bool:
     """Tell whether descriptors may be such; what is not, the native call refuses."""
-    return all((value.__class__ is int or hasattr(value, "__index__")) and 0 <= index(value) < 2**31 for value in values)
+    return all(
+        (value.__class__ is int or hasattr(value, "__index__")) and 0 <= index(value) < 2**31 for value in values
+    )
 
 
 @like(_native_read)
@@ -160,11 +171,24 @@ def write(fd: int, data: Any, /) -> int:
     if not views[0]:
         native = partial(_native_write, number, data)
         return until(green, number, "write", _refuse, native, native)  # type: ignore[no-any-return]
+    return _forgetting(views, partial(_write_all, green, number, native=partial(_write_first, number)))
+
+
+def _forgetting(views: list[memoryview], write: Callable[[list[memoryview]], int]) -> int:
+    """Write, and let nobody look at the buffers any more afterwards.
+
+    A traceback would: it keeps the local variables of whoever raised, and a bytearray cannot change its size meanwhile.
+    """
     try:
-        return _write_all(green, number, views, partial(_write_first, number))
+        return write(views)
     except OSError as error:
-        del views  # nor may the traceback keep them: a bytearray cannot change its size meanwhile
-        raise error.with_traceback(None)
+        failed = error.with_traceback(None)
+    finally:
+        views.clear()
+    try:
+        raise failed
+    finally:
+        del failed
 
 
 def _views(buffers: Any) -> list[memoryview] | None:
@@ -190,43 +214,38 @@ def writev(fd: int, buffers: Sequence[Any], /) -> int:
     if green is None or not views or not any(views):
         return _native_writev(fd, buffers)  # type: ignore[no-any-return]
     take_turn(green)
-    try:
-        return _write_all(green, index(fd), views, partial(_native_writev, index(fd)))
-    except OSError as error:
-        del views
-        raise error.with_traceback(None)
+    return _forgetting(views, partial(_write_all, green, index(fd), native=partial(_native_writev, index(fd))))
 
 
 @like(_native_preadv)
 def preadv(fd: int, buffers: Sequence[Any], offset: int, flags: int = 0, /) -> int:
     if offset != -1 or flags or green_caller() is None:
         return _native_preadv(fd, buffers, offset, flags)  # type: ignore[no-any-return]
-    return readv(fd, buffers)  # which is what an offset of -1 means, on Linux
+    return readv(fd, buffers)  # type: ignore[no-any-return]  # which is what -1 means, on Linux
 
 
 @like(_native_pwritev)
 def pwritev(fd: int, buffers: Sequence[Any], offset: int, flags: int = 0, /) -> int:
     if offset != -1 or flags or green_caller() is None:
         return _native_pwritev(fd, buffers, offset, flags)  # type: ignore[no-any-return]
-    return writev(fd, buffers)
+    return writev(fd, buffers)  # type: ignore[no-any-return]
 
 
-@like(_original.sendfile)
+@like(_native_sendfile)
 def sendfile(out_fd: int, in_fd: int, offset: int | None, count: int) -> int:
-    assert _original.sendfile is not None
     green = green_caller()
-    if green is None or not _are_descriptors(out_fd, in_fd) or not _is_size(count):
-        return _original.sendfile(out_fd, in_fd, offset, count)  # type: ignore[arg-type]
+    if green is None or not _are_descriptors(out_fd, in_fd) or not _is_size(count) or not _is_offset(offset):
+        return _native_sendfile(out_fd, in_fd, offset, count)  # type: ignore[no-any-return]
     take_turn(green)
     kind = _kind(out_fd)
     if not (stat.S_ISSOCK(kind) or stat.S_ISFIFO(kind)):
-        return _original.sendfile(out_fd, in_fd, offset, count)  # type: ignore[arg-type]
-    done = 0
+        return _native_sendfile(out_fd, in_fd, offset, count)  # type: ignore[no-any-return]
+    done: int = 0
     while True:
         _wait_until_ready(green, index(out_fd), "write")
         piece = min(count - done, _PIECE) if stat.S_ISSOCK(kind) and os.get_blocking(out_fd) else count - done
         try:
-            sent = _original.sendfile(out_fd, in_fd, None if offset is None else offset + done, piece)  # type: ignore[arg-type]
+            sent = _native_sendfile(out_fd, in_fd, None if offset is None else offset + done, piece)
         except OSError:
             if done:
                 return done
@@ -259,7 +278,7 @@ def splice(
     src: int, dst: int, count: int, offset_src: int | None = None, offset_dst: int | None = None, flags: int = 0
 ) -> int:
     green = green_caller()
-    if green is None or not _are_descriptors(src, dst) or not _is_size(count) or flags & os.SPLICE_F_NONBLOCK:  # type: ignore[attr-defined]
+    if green is None or not _are_descriptors(src, dst) or not _is_size(count) or flags & _NONBLOCK:
         return _native_splice(src, dst, count, offset_src, offset_dst, flags)  # type: ignore[no-any-return]
     take_turn(green)
     piece = min(count, _PIECE) if stat.S_ISSOCK(_kind(dst)) else count
@@ -269,9 +288,7 @@ def splice(
         if not is_ready(src, "read") and may_wait(src, "read"):
             continue  # somebody else has taken what was there
         try:
-            return _native_splice(  # type: ignore[no-any-return]
-                src, dst, piece, offset_src, offset_dst, flags | os.SPLICE_F_NONBLOCK  # type: ignore[attr-defined]
-            )
+            return _native_splice(src, dst, piece, offset_src, offset_dst, flags | _NONBLOCK)  # type: ignore[no-any-return]
         except BlockingIOError:
             if not (os.get_blocking(src) and os.get_blocking(dst)):
                 raise
@@ -321,7 +338,7 @@ def _wait_for_room(green: Green, fd: int, value: int) -> None:
 def _counter(fd: int) -> int:
     """Tell what the counter of an eventfd holds, without taking it; 0 if that is not to be known."""
     try:
-        info = os.open(f"/proc/self/fdinfo/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+        info = _native_open(f"/proc/self/fdinfo/{fd}", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return 0
     try:

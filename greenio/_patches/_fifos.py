@@ -14,13 +14,13 @@ import errno
 import os
 import stat
 import sys
-from functools import cache
 from typing import Any
 
 from .. import _original
 from .._core import Green, forget
 from .._sync import Lock
 from ._attempts import is_ready
+from ._libc import find_call
 from ._socket_state import green_caller
 from ._table import like, patches
 
@@ -37,24 +37,14 @@ _NONBLOCK = 1
 _NEVER_WAITS = os.O_NONBLOCK | getattr(os, "O_PATH", 0)
 
 
-@cache
-def _tee() -> Any:
-    """Find the system call; None where there is none."""
-    try:
-        import ctypes  # noqa: PLC0415 - takes a millisecond, and few programs open named pipes
-
-        libc = ctypes.CDLL(None, use_errno=True)
-        return (ctypes, libc.tee)
-    except (ImportError, OSError, AttributeError):
-        return None
-
-
 def _has_writer(fd: int, scratch: int) -> bool:
     """Tell whether somebody writes to a pipe, or has written; a scratch pipe takes a copy of what there is."""
     if is_ready(fd, "read"):
         return True  # octets, or a writer that has come and gone
-    ctypes, tee = _tee()
-    if tee(fd, scratch, 1, _NONBLOCK) >= 0:
+    found = find_call("tee")
+    assert found is not None
+    ctypes, libc = found
+    if libc.tee(fd, scratch, 1, _NONBLOCK) >= 0:
         return False  # the end of the file, which means that there is none
     error = ctypes.get_errno()
     if error != errno.EAGAIN:
@@ -112,7 +102,7 @@ def _waits(path: Any, flags: Any, dir_fd: int | None) -> bool:
 @like(_native_open)
 def open(path: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
     green = green_caller()
-    if green is None or not _waits(path, flags, dir_fd) or _tee() is None:
+    if green is None or not _waits(path, flags, dir_fd) or find_call("tee") is None:
         return _native_open(path, flags, mode, dir_fd=dir_fd)
     return _open_parking(green, path, flags, mode, dir_fd)
 

@@ -42,9 +42,7 @@ def model(mode: str, buffering: int, encoding: str | None, errors: str | None, n
         _original.close(null)
 
 
-def build(
-    raw: Any, model: Any, mode: str, buffering: int, newline: str | None, classes: Mapping[type, Any]
-) -> Any:
+def build(raw: Any, model: Any, mode: str, buffering: int, newline: str | None, classes: Mapping[type, Any]) -> Any:
     """Build upon a raw file what `open` builds.
 
     Args:

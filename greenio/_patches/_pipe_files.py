@@ -7,7 +7,7 @@ a file later gets the native calls. The text layer is the native class.
 The buffered layer is a subclass too, for two reasons. Its C lock belongs to the thread, so that a second green, while
 one is parked inside, would get "reentrant call" where a second thread waits; and a green would block in C for a thread
 that reads. Here a lock that both can wait for is taken first. And it reads in steps that lose nothing: what the C code
-has collected for a `read` or a `readline` is gone when the raw file raises, while here it is given back to be read next.
+has collected for a `read` or a `readline` is gone when the raw file raises, and here it is given back, to be read next.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def _raw_write(self: Any, data: Any, /) -> int | None:
 
 
 def _raw_close(self: Any) -> None:
-    if not _Raw.closed.__get__(self) and _Raw.closefd.__get__(self):  # type: ignore[attr-defined]
+    if not _Raw.closed.__get__(self) and _Raw.closefd.__get__(self):
         forget(_Raw.fileno(self))
     _Raw.close(self)
 
@@ -204,7 +204,7 @@ def _collect_read(self: Any, parts: list[bytes], size: int | None = -1) -> Any:
 
 def _has_ended(file: Any) -> bool:
     """Tell whether a non-blocking file that gave nothing is at its end."""
-    part = file.raw.read(1)
+    part: bytes | None = file.raw.read(1)
     _give_back(file.raw, part or b"")
     return part == b""
 
@@ -298,7 +298,7 @@ def _opening(opener: Callable[[Any, int], int] | None, opened: list[int]) -> Cal
 
     def open_file(path: Any, flags: int) -> int:
         if opener is None:
-            return open_descriptor(path, flags, 0o666)
+            return open_descriptor(path, flags, 0o666)  # type: ignore[no-any-return]
         fd = opener(path, flags)
         if isinstance(fd, int) and fd >= 0 and _never_waits(os.fstat(fd).st_mode):
             opened.append(fd)

@@ -92,7 +92,9 @@ def _at_terminal() -> bool:
     """Tell whether the native call would have the terminal's line read in C, by readline if that is loaded."""
     try:
         streams = (sys.stdin, sys.stdout)
-        return sys.stderr is not None and all(stream.fileno() == fd and stream.isatty() for fd, stream in enumerate(streams))
+        return sys.stderr is not None and all(
+            stream.fileno() == fd and stream.isatty() for fd, stream in enumerate(streams)
+        )
     except (AttributeError, OSError, ValueError):
         return False
 
