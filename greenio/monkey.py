@@ -19,13 +19,13 @@ from typing import Any, NoReturn
 
 from . import _original
 from ._patches import (
-    _children,
     _dns,
     _fcntl,
     _files,
     _green_threads,
     _local,
     _multiprocessing,
+    _os,
     _select,
     _selectors,
     _signal,
@@ -85,7 +85,7 @@ _GROUPS: dict[str, Group] = {
         _selectors.GROUP,
         _fcntl.GROUP,
         _signal.GROUP,
-        _children.GROUP,
+        _os.GROUP,
         _subprocess.GROUP,
         _multiprocessing.GROUP,
         _files.GROUP,
@@ -214,7 +214,8 @@ def patch_all(
         green_threads: Whether a `threading.Thread` that green code starts is a greenlet of its loop; only if asked for.
         local: `threading.local`.
         multiprocessing: Processes, connections and semaphores of `multiprocessing`, as soon as it is imported.
-        os: `os.wait`, `waitpid`, `wait3`, `wait4`, `waitid` and `system`.
+        os: `os.read`, `os.write` and the like, named pipes, file objects of pipes and terminals, `input`; `os.wait` and
+            its like, `os.system`.
         select: `select.select`, `poll`, `epoll`.
         selectors: Every class of `selectors`.
         signal: `signal.sigwait` and the like, and `signal.pause`.
@@ -279,7 +280,7 @@ def patch_multiprocessing() -> None:
 
 
 def patch_os() -> None:
-    """Patch `os.wait` and its like, and `os.system`: the group "os". Never parks."""
+    """Patch what waits for pipes, terminals and children in `os`, `open` and `input`: the group "os". Never parks."""
     _patch(["os"])
 
 

@@ -176,7 +176,7 @@ def test_import_patches_nothing_starts_nothing_and_warns_of_nothing():
                          signal.getsignal(2))
         assert threading.active_count() == 1
         assert descriptors() == opened
-        groups = ("socket", "ssl", "dns", "fcntl", "select", "selectors", "signal", "threading", "time")
+        groups = ("socket", "ssl", "dns", "fcntl", "os", "select", "selectors", "signal", "threading", "time")
         assert not any(map(greenio.monkey.is_patched, groups))
         """,
         "-Werror",

@@ -28,7 +28,7 @@ LAYERS: Mapping[str, tuple[str, ...]] = {
 """Each layer and the layers it may import; the empty name is the package itself, its public face."""
 
 LATE_IMPORTS: Mapping[tuple[str, str], str] = {
-    ("_patches._signalfd", "ctypes"): "takes a millisecond, and few programs wait for signals",
+    ("_patches._libc", "ctypes"): "takes a millisecond, and few programs need it",
 }
 """Imports inside functions that are allowed: the module and what it imports, with the reason."""
 

@@ -22,10 +22,10 @@ from .._core import Green, forget
 from .._sync import Lock
 from ._process_ends import SHORTEST, longer, nap, opened_pidfds, wait_for_end
 from ._socket_state import green_caller, take_turn
-from ._table import Group, like, patches
+from ._table import like, patches
 from ._waits import wait_readable_until
 
-__all__ = ["CHILDREN", "GROUP"]
+__all__ = ["PATCHES"]
 
 _native_wait: Any = getattr(os, "wait", None)
 _native_waitpid: Any = getattr(os, "waitpid", None)
@@ -207,5 +207,5 @@ def system(command: Any) -> int:
         del error
 
 
-CHILDREN = patches(os, [*_greens(), system])
-GROUP = Group("os", CHILDREN)
+PATCHES = patches(os, [*_greens(), system])
+"""Rows of the group "os"."""

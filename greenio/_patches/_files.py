@@ -22,6 +22,7 @@ from typing import Any
 from .. import _original
 from .._core import Green
 from .._sync import Lock
+from ._layers import build, model, native_open, raw_mode, subclass
 from ._socket_state import green_caller, take_turn
 from ._table import Group, Patch, like, patches
 
@@ -30,7 +31,6 @@ __all__ = ["GROUP", "LARGE"]
 LARGE = 2**18
 """Octets from which on an operation goes to a thread: copying so many takes as long as to start one."""
 
-_native_open = io.open
 _below: dict[str, Any] = {}
 """What the functions of this file were put over, by name: the native ones, or those of another group."""
 
@@ -125,23 +125,16 @@ def _writing(base: Any) -> dict[str, Any]:
     return {"write": like(base.write)(write)}
 
 
-def _subclass(base: Any, *methods: dict[str, Any]) -> Any:
-    names: dict[str, Any] = {"__module__": base.__module__, "__doc__": base.__doc__}
-    for each in methods:
-        names.update(each)
-    return type(base.__name__, (base,), names)
-
-
 _CLASSES: dict[type, Any] = {
-    io.FileIO: _subclass(io.FileIO, _reading(io.FileIO), _writing(io.FileIO)),
-    io.BufferedReader: _subclass(io.BufferedReader, _reading(io.BufferedReader)),
-    io.BufferedWriter: _subclass(io.BufferedWriter, _writing(io.BufferedWriter)),
-    io.BufferedRandom: _subclass(io.BufferedRandom, _reading(io.BufferedRandom), _writing(io.BufferedRandom)),
+    io.FileIO: subclass(io.FileIO, _reading(io.FileIO), _writing(io.FileIO)),
+    io.BufferedReader: subclass(io.BufferedReader, _reading(io.BufferedReader)),
+    io.BufferedWriter: subclass(io.BufferedWriter, _writing(io.BufferedWriter)),
+    io.BufferedRandom: subclass(io.BufferedRandom, _reading(io.BufferedRandom), _writing(io.BufferedRandom)),
 }
 """The classes of binary files, each with the one that green code gets."""
 
 
-@like(_native_open)
+@like(native_open)
 def open(
     file: Any,
     mode: str = "r",
@@ -154,13 +147,12 @@ def open(
 ) -> Any:
     if green_caller() is None or opener is not None or not _is_regular(file):
         return _below["open"](file, mode, buffering, encoding, errors, newline, closefd, opener)
-    model = _model(mode, buffering, encoding, errors, newline)
-    raw_mode = "".join(letter for letter in mode if letter in "rwxa+")
-    layer: Any = _CLASSES[io.FileIO](file if isinstance(file, int) else os.fspath(file), raw_mode, closefd)
+    like_it = model(mode, buffering, encoding, errors, newline)
+    raw: Any = _CLASSES[io.FileIO](file if isinstance(file, int) else os.fspath(file), raw_mode(mode), closefd)
     try:
-        return _layers(layer, model, mode, buffering, newline)
+        return build(raw, like_it, mode, buffering, newline, _CLASSES)
     except BaseException:
-        layer.close()
+        raw.close()
         raise
 
 
@@ -172,29 +164,6 @@ def _is_regular(file: Any) -> bool:
         return True
     except (OSError, TypeError, ValueError):
         return False  # the native call says what is wrong
-
-
-def _model(mode: str, buffering: int, encoding: str | None, errors: str | None, newline: str | None) -> Any:
-    """Open nothing in the same way: raises where an argument is wrong, and tells what the others mean."""
-    null = os.open(os.devnull, os.O_RDWR)
-    try:
-        return _native_open(null, mode, buffering, encoding, errors, newline, closefd=False)
-    finally:
-        _original.close(null)
-
-
-def _layers(raw: Any, model: Any, mode: str, buffering: int, newline: str | None) -> Any:
-    """Build upon a raw file what `open` builds."""
-    binary = model.buffer if isinstance(model, io.TextIOWrapper) else model
-    if isinstance(binary, io.FileIO):
-        return raw
-    size = buffering if buffering > 1 else max(os.fstat(raw.fileno()).st_blksize, 1)
-    buffered = _CLASSES[type(binary)](raw, size if size > 1 else io.DEFAULT_BUFFER_SIZE)
-    if binary is model:
-        return buffered
-    text = io.TextIOWrapper(buffered, model.encoding, model.errors, newline, model.line_buffering)
-    text.mode = mode  # type: ignore[misc]
-    return text
 
 
 def _fd_is_regular(fd: Any) -> bool:

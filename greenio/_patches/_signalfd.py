@@ -8,25 +8,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from functools import cache
-from typing import Any
+
+from ._libc import find_call
 
 __all__ = ["open_signalfd"]
 
 _SIGSET_SIZE = 1024
 """Octets that a `sigset_t` surely fits into; glibc and musl need 128."""
-
-
-@cache
-def _libc() -> Any:
-    """Load the C library; None where it has no such call."""
-    try:
-        import ctypes  # noqa: PLC0415 - takes a millisecond, and few programs wait for signals
-
-        libc = ctypes.CDLL(None, use_errno=True)
-        return (ctypes, libc) if hasattr(libc, "signalfd") else None
-    except (ImportError, OSError):  # a CPython that was built without libffi
-        return None
 
 
 def open_signalfd(signals: Iterable[int]) -> int | None:
@@ -38,7 +26,7 @@ def open_signalfd(signals: Iterable[int]) -> int | None:
     Raises:
         OSError: There are too many open.
     """
-    found = _libc()
+    found = find_call("signalfd")
     if found is None:
         return None
     ctypes, libc = found

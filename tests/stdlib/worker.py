@@ -237,6 +237,16 @@ def run_native(suite: unittest.TestSuite, result: Result) -> None:
     run_suite(suite, result)
 
 
+def open_poller() -> None:
+    """Have greenio open what it keeps for the loop: by a wait that is over at once."""
+    import greenio
+
+    reader, writer = os.pipe()
+    greenio.wait_writable(writer)
+    os.close(reader)
+    os.close(writer)
+
+
 def run_green(suite: unittest.TestSuite, result: Result, progress: Progress, options: argparse.Namespace) -> None:
     """Run the suite in one greenlet, beside a task that watches it."""
     import greenlet
@@ -266,6 +276,7 @@ def run_green(suite: unittest.TestSuite, result: Result, progress: Progress, opt
     async def main() -> None:
         # Tests count threads; those of the loop's executor are not to appear in the midst of one.
         await asyncio.get_running_loop().run_in_executor(None, int)
+        await greenio.to_greenlet(open_poller)  # they count descriptors, too
         running = asyncio.ensure_future(greenio.to_greenlet(run_suite, suite, result))
         watcher = asyncio.ensure_future(watch(running))
         greenlet.settrace(count)

@@ -1,0 +1,32 @@
+"""The group "os": what waits for descriptors that are no sockets, and for children."""
+
+from __future__ import annotations
+
+from . import _children, _descriptors, _fifos, _pipe_files, _standard_streams
+from ._table import Group
+
+__all__ = ["GROUP"]
+
+
+def _do() -> None:
+    _fifos.do()
+    _standard_streams.adopt_streams()
+
+
+def _undo() -> None:
+    _fifos.undo()
+    _standard_streams.release_streams()
+
+
+GROUP = Group(
+    "os",
+    (
+        *_descriptors.PATCHES,
+        *_fifos.PATCHES,
+        *_pipe_files.PATCHES,
+        *_standard_streams.PATCHES,
+        *_children.PATCHES,
+    ),
+    undo=_undo,
+    do=_do,
+)

@@ -1,0 +1,108 @@
+"""`sys.stdin`, `sys.stdout` and `sys.stderr`, which were opened before anything is patched; and `input()`.
+
+Their layers are native. But the C code calls the layer below by its methods, as Python code would, and an object may
+have a method of its own. So the raw file of each gets those of `_pipe_files` that park in green code, and the buffered
+one those that queue, unless it is a regular file; `undo` takes them off.
+"""
+
+from __future__ import annotations
+
+import builtins
+import io
+import sys
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+from ._attempts import is_regular
+from ._descriptors import write
+from ._pipe_files import RAW_METHODS, READER_METHODS, WRITER_METHODS, adopt_buffered
+from ._socket_state import green_caller
+from ._table import like, patches
+
+__all__ = ["PATCHES", "adopt_streams", "release_streams"]
+
+_native_input = builtins.input
+
+_LAYERS: dict[type, dict[str, Any]] = {
+    io.FileIO: RAW_METHODS,
+    io.BufferedReader: READER_METHODS,
+    io.BufferedWriter: WRITER_METHODS,
+}
+
+_adopted: list[tuple[Any, str]] = []
+
+
+def _layers_of(stream: Any) -> list[Any]:
+    """List the binary layers of a standard stream that is what the interpreter makes, and no regular file."""
+    try:
+        buffered = stream.buffer
+        raw = getattr(buffered, "raw", buffered)
+        if type(raw) is not io.FileIO or type(buffered) not in _LAYERS or is_regular(raw.fileno()):
+            return []
+    except (AttributeError, OSError, ValueError):
+        return []  # somebody else's, or closed
+    return [buffered, raw] if buffered is not raw else [raw]
+
+
+def adopt_streams() -> None:
+    """Give the standard streams methods that park in green code. Never parks."""
+    for stream in (sys.stdin, sys.stdout, sys.stderr, sys.__stdin__, sys.__stdout__, sys.__stderr__):
+        for layer in _layers_of(stream):
+            _adopt(layer)
+
+
+def _adopt(layer: Any) -> None:
+    methods = _LAYERS[type(layer)]
+    if not vars(layer).keys().isdisjoint(methods):
+        return  # adopted already, or somebody else has done something of the kind
+    if type(layer) is not io.FileIO:
+        adopt_buffered(layer)
+    for name, method in methods.items():
+        setattr(layer, name, partial(method, layer))
+        _adopted.append((layer, name))
+
+
+def release_streams() -> None:
+    """Take those methods off again. Never parks."""
+    while _adopted:
+        layer, name = _adopted.pop()
+        vars(layer).pop(name, None)
+
+
+@like(_native_input)
+def input(prompt: Any = "", /) -> str:
+    if green_caller() is None or not _at_terminal():
+        return _native_input(prompt)  # which reads by `sys.stdin.readline`, and that parks
+    sys.audit("builtins.input", prompt)
+    with suppress(Exception):
+        sys.stderr.flush()
+    with suppress(Exception):
+        sys.stdout.flush()
+    _show(str(prompt))
+    line = sys.stdin.readline()
+    if not line:
+        raise EOFError
+    line = line.removesuffix("\n")
+    sys.audit("builtins.input/result", line)
+    return line
+
+
+def _at_terminal() -> bool:
+    """Tell whether the native call would have the terminal's line read in C, by readline if that is loaded."""
+    try:
+        streams = (sys.stdin, sys.stdout)
+        return sys.stderr is not None and all(
+            stream.fileno() == fd and stream.isatty() for fd, stream in enumerate(streams)
+        )
+    except (AttributeError, OSError, ValueError):
+        return False
+
+
+def _show(prompt: str) -> None:
+    """Write a prompt where the native call writes it."""
+    octets = prompt.encode(sys.stdout.encoding, sys.stdout.errors or "strict")
+    write(1 if "readline" in sys.modules else 2, octets)
+
+
+PATCHES = patches(builtins, [input])
