@@ -56,9 +56,9 @@ def _take_by_sigwait(signals: Collection[int]) -> list[Any]:
 
 def _wait(green: Green, attempt: Callable[[], list[Any]], signals: Collection[int], deadline: float | None) -> Any:
     """Park until an attempt has taken a signal; None if the deadline came first."""
+    take_turn(green)  # which may raise: so before a signal is taken
     found = attempt()
     if found:
-        take_turn(green)
         return found[0]
     free = _free(signals)
     if free:
