@@ -14,7 +14,9 @@ import time
 import pytest
 
 from greenio import monkey, timeout, to_greenlet
+from greenio._core import current_green
 from greenio._patches import _signal
+from greenio._patches._socket_state import TURN
 from waiting import until, until_parked
 
 pytestmark = pytest.mark.usefixtures("patched")
@@ -72,6 +74,25 @@ def wait(request):
 
 @pytest.mark.usefixtures("blocked", "platform")
 class TestBlocked:
+    def test_cancelled_where_it_takes_a_turn(self, arun, wait):
+        """A green that never has to wait yields now and then, before it takes anything."""
+
+        async def main():
+            def work():
+                current_green().operations = TURN
+                send(RT)
+                wait({RT})
+
+            task = asyncio.create_task(to_greenlet(work))
+            await asyncio.sleep(0)
+            assert not task.done()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert RT in signal.sigpending()
+
+        arun(main)
+
     @pytest.mark.parametrize("signum", [USR1, RT])
     def test_parks_until_it_comes(self, arun, wait, signum):
         async def main():
