@@ -119,7 +119,16 @@ def _word(value: float | None, limit: Limit) -> str:
 def as_json(machine: Mapping[str, str], results: Sequence[Result]) -> dict[str, Any]:
     """Give everything that was measured, every round of it."""
     date = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
-    return {"date": date, "machine": dict(machine), "rows": [_row_json(result) for result in results]}
+    return {"date": date, "machine": dict(machine), "rows": [_rounded(_row_json(result)) for result in results]}
+
+
+def _rounded(value: Any) -> Any:
+    """Keep five digits of each figure: more than was measured, and half the size."""
+    if isinstance(value, float):
+        return float(f"{value:.5g}")
+    if isinstance(value, dict):
+        return {key: _rounded(each) for key, each in value.items()}
+    return [_rounded(each) for each in value] if isinstance(value, list) else value
 
 
 def _row_json(result: Result) -> dict[str, Any]:
