@@ -128,7 +128,7 @@ def test_command_exists(command):
 def names_in(text: str) -> set[str]:
     """Find the names of greenio's that stand in code, in running text as in tables."""
     spans = re.findall(r"(?<!`)`([^`\n]+)`(?!`)", text)
-    return {name for span in spans for name in re.findall(r"\b((?:greenio|monkey)\.[\w.]+)", span)}
+    return {name for span in spans for name in re.findall(r"(?<![\w.])((?:greenio|monkey)\.[\w.]+)", span)}
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
