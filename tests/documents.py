@@ -52,7 +52,9 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SERVERS = {"redis": 6379, "mariadb": 3306, "postgres": 5432, "rabbitmq": 5672}
 WORKER = Path(__file__).with_name("documents_worker.py")
-BLOCK = re.compile(r"^(?P<fence>```+)(?P<language>[\w{}-]*)[^\n]*\n(?P<text>.*?)^(?P=fence)[ ]*$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(
+    r"^(?P<fence>```+)(?P<language>[\w{}-]*)[^\n]*\n(?P<text>.*?)^(?P=fence)[ ]*$", re.MULTILINE | re.DOTALL
+)
 MARK = re.compile(r"<!-- (test|shown only): ((?:(?!-->).)*) -->\s*\Z", re.DOTALL)
 
 
@@ -116,7 +118,9 @@ def marks(text: str) -> dict[str, str]:
 
 def missing(needs: list[str]) -> list[str]:
     """List what is needed and not here: modules that are not installed, servers that do not answer."""
-    return [need for need in needs if not (answers(SERVERS[need]) if need in SERVERS else importlib.util.find_spec(need))]
+    return [
+        need for need in needs if not (answers(SERVERS[need]) if need in SERVERS else importlib.util.find_spec(need))
+    ]
 
 
 def answers(port: int) -> bool:

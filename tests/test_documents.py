@@ -1,4 +1,4 @@
-"""README.md and docs/ keep their word: their blocks run, their commands exist, the names that they mention are there."""
+"""README.md and docs/ keep their word: blocks run, commands exist, and so do the names that are mentioned."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 
 import greenio
-from greenio import monkey
-
 from documents import PAGES, ROOT, SERVERS, Block, Pages, Workshop, blocks_of, compare, missing, ports_of, run_blocks
+from greenio import monkey
 
 BLOCKS = {str(path.relative_to(ROOT)): blocks_of(path) for path in PAGES}
 ALL = [block for blocks in BLOCKS.values() for block in blocks]

@@ -9,9 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 import greenio
-from greenio import monkey
-
 from documents import ROOT, Pages, run
+from greenio import monkey
 
 README = (ROOT / "README.md").read_text()
 PROGRAMS = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)

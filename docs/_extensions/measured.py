@@ -13,6 +13,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from matplotlib import rcParams
+from matplotlib.figure import Figure
+
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "docs" / "benchmarks"
 TARGET = ROOT / "docs" / "_generated"
@@ -25,6 +28,8 @@ __all__ = ["setup", "write"]
 FACTS = ("cpu", "system", "python", "load")
 OURS, THEIRS = "#2a7f62", "#9aa5b1"
 NOT_PLOTTED = ("waited", "client", "busy")
+rcParams["svg.hashsalt"] = "greenio"  # the same file for the same figures
+rcParams["svg.fonttype"] = "none"
 
 
 def write(source: Path, target: Path) -> list[Path]:
@@ -69,13 +74,6 @@ def key_of(row: dict[str, Any]) -> str | None:
 
 def draw(row: dict[str, Any], key: str, path: Path) -> bool:
     """Draw the medians as bars, with the least and the most of all rounds."""
-    import matplotlib as mpl
-
-    mpl.use("svg")
-    mpl.rcParams["svg.hashsalt"] = "greenio"  # the same file for the same figures
-    mpl.rcParams["svg.fonttype"] = "none"
-    from matplotlib import pyplot
-
     shown = [each for each in row["contenders"] if each["median"].get(key) is not None]
     if not shown:
         return False
@@ -83,14 +81,14 @@ def draw(row: dict[str, Any], key: str, path: Path) -> bool:
     middles = [each["median"][key] for each in shown]
     spread = [[value - min(values(each, key)) for value, each in zip(middles, shown, strict=True)],
               [max(values(each, key)) - value for value, each in zip(middles, shown, strict=True)]]  # fmt: skip
-    figure, axes = pyplot.subplots(figsize=(8, 0.9 + 0.32 * len(shown)), layout="constrained")
+    figure = Figure(figsize=(8, 0.9 + 0.32 * len(shown)), layout="constrained")
+    axes = figure.subplots()
     colours = [OURS if "greenio" in each["name"].replace("greenletio", "") else THEIRS for each in shown]
     axes.barh([each["name"] for each in shown], middles, xerr=spread, color=colours, ecolor="#444", height=0.7)
     metric = METRICS[key]
     axes.set_xlabel(f"{metric.title} ({'more' if metric.higher_is_better else 'less'} is better)")
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, metadata={"Date": None})
-    pyplot.close(figure)
     return True
 
 

@@ -22,7 +22,9 @@ class PatchedNames(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         meanings = meanings_of_groups()
-        built = f"As the tables are on {platform.python_implementation()} {platform.python_version()}, {platform.system()}."
+        built = (
+            f"As the tables are on {platform.python_implementation()} {platform.python_version()}, {platform.system()}."
+        )
         return [nodes.paragraph(text=built), *(self.section(group, meanings[group.name]) for group in groups())]
 
     def section(self, group: Group, meaning: str) -> nodes.Node:
