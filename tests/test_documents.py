@@ -58,6 +58,7 @@ def test_program(name, tmp_path):
         run_blocks(blocks, replaced, tmp_path)
 
 
+@pytest.mark.timeout(180)  # it starts some ten interpreters, perhaps beside other work
 @pytest.mark.parametrize("page", WORKSHOPS)
 def test_commands_do_as_the_page_says(page, tmp_path):
     blocks = BLOCKS[page]
@@ -178,3 +179,16 @@ def test_blocks_are_read(tmp_path, monkeypatch):
 
 def test_pages_are_found():
     assert {Path("README.md"), Path("docs/design.md")} <= {path.relative_to(ROOT) for path in PAGES}
+
+
+def public_modules() -> list[str]:
+    package = Path(greenio.__file__).parent
+    return ["greenio", *(f"greenio.{path.stem}" for path in package.glob("[a-z]*.py"))]
+
+
+@pytest.mark.parametrize("module", public_modules())
+def test_every_public_module_has_a_page(module):
+    directive = rf"^\.\. automodule:: {re.escape(module)}$"
+    found = [path.name for path in PAGES if re.search(directive, path.read_text(), re.MULTILINE)]
+    assert len(found) == 1
+    assert f"({found[0]})" in (ROOT / "docs" / "reference.md").read_text()

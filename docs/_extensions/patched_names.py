@@ -62,13 +62,15 @@ def how(group: Group) -> str:
         return f"Not to be had here: {group.missing}."
     when = "Part of patch_all()." if group.name in monkey._BY_DEFAULT else f"On request: patch_all({group.name}=True)."
     late = " Each module is patched when it is imported." if group.late else ""
-    needs = f" Brings the groups {', '.join(group.needs)} with it." if group.needs else ""
+    needs = f" What it needs comes with it: {', '.join(group.needs)}." if group.needs else ""
     return when + late + needs
 
 
 def names_by_owner(group: Group) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for patch in group.loaded():
+        if patch.target.startswith("greenio."):
+            continue  # a switch of its own
         owner = patch.target[: -len(patch.name) - 1]
         found.setdefault(owner, []).append(patch.name)
     return found
