@@ -54,7 +54,8 @@ def groups() -> list[Group]:
 def meanings_of_groups() -> dict[str, str]:
     """Take what the docstring of `patch_all` says of each group."""
     text = inspect.getdoc(monkey.patch_all) or ""
-    return dict(re.findall(r"^    (\w+): (.+)$", text, re.MULTILINE))
+    found = re.findall(r"^    (\w+): (.+)$", text, re.MULTILINE)
+    return {name: meaning for name, meaning in found if name in monkey._GROUPS}
 
 
 def how(group: Group) -> str:
