@@ -50,44 +50,54 @@ def row(waited: float) -> dict[str, Any]:
     }
 
 
-def page_of(tmp_path: Path, *rows: dict[str, Any]) -> str:
-    """Have the page of these rows written, as scripts/plot-benchmarks does; return its text."""
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Have the page of three files written, as scripts/plot-benchmarks does."""
+    source, target = tmp_path_factory.mktemp("json"), tmp_path_factory.mktemp("made")
+    empty = row(waited=0.0)
+    empty["contenders"] = empty["contenders"][2:]
     machine = {"python": "CPython 3.11.7", "cpu": "a CPU", "system": "Linux", "load": "0.1", "greenlet": "3.0"}
-    measured = {"date": "2026-01-02", "machine": machine, "rows": list(rows)}
-    (tmp_path / "one.json").write_text(json.dumps(measured))
-    written = run(EXTENSIONS / "measured.py", tmp_path, tmp_path / "made").splitlines()
-    assert all(Path(path).stat().st_size for path in written)
-    return (tmp_path / "made" / "benchmarks.md").read_text()
+    for name, each in {"quiet": row(0.0), "quiet-again": row(0.0), "busy": row(0.4), "empty": empty}.items():
+        measured = {"date": "2026-01-02", "machine": machine, "rows": [each]}
+        (source / f"{name}.json").write_text(json.dumps(measured))
+    written = run(EXTENSIONS / "measured.py", source, target).splitlines()
+    assert sorted(written) == sorted(map(str, target.iterdir()))
+    return target
 
 
-def test_page_tells_what_was_measured(tmp_path):
-    page = page_of(tmp_path, row(waited=0.0))
+def part_of(made: Path, name: str) -> str:
+    (part,) = re.findall(rf"`docs/benchmarks/{name}\.json`.*?(?=^## |\Z)", text_of(made), re.MULTILINE | re.DOTALL)
+    return part
+
+
+def text_of(made: Path) -> str:
+    return (made / "benchmarks.md").read_text()
+
+
+def test_page_tells_what_was_measured(made):
+    page = part_of(made, "quiet")
     assert "measured on 2026-01-02 with CPython 3.11.7" in page
     assert "2 rounds. greenlet 3.0." in page
     assert "| greenio | 300 (200 to 400) | 5,000.00 (5,000.00 to 5,000.00) | 0% |" in page
     assert "| peer | not installed |  |  |" in page
     assert "| greenio : gevent | 2.00 | 1.50, ok | ops/s |" in page
-    assert "![ops/s of each contender](one-echo.svg)" in page
-    assert "gevent" in (tmp_path / "made" / "one-echo.svg").read_text()
+    assert "![ops/s of each contender](quiet-echo.svg)" in page
+    assert "gevent" in (made / "quiet-echo.svg").read_text()
 
 
-def test_cpu_time_is_drawn_where_the_machine_was_busy(tmp_path):
-    page = page_of(tmp_path, row(waited=0.4))
+def test_cpu_time_is_drawn_where_the_machine_was_busy(made):
+    page = part_of(made, "busy")
     assert "CPU time is drawn" in page
-    assert "![CPU us/op of each contender](one-echo.svg)" in page
+    assert "![CPU us/op of each contender](busy-echo.svg)" in page
 
 
-def test_row_without_figures_has_no_plot(tmp_path):
-    empty = row(waited=0.0)
-    empty["contenders"] = empty["contenders"][2:]
-    assert "![" not in page_of(tmp_path, empty)
+def test_row_without_figures_has_no_plot(made):
+    assert "![" not in part_of(made, "empty")
+    assert not (made / "empty-echo.svg").exists()
 
 
-def test_same_figures_make_the_same_plot(tmp_path):
-    page_of(tmp_path, row(waited=0.0))
-    first = (tmp_path / "made" / "one-echo.svg").read_bytes()
-    page_of(tmp_path, row(waited=0.0))
-    assert (tmp_path / "made" / "one-echo.svg").read_bytes() == first
+def test_same_figures_make_the_same_plot(made):
+    assert (made / "quiet-echo.svg").read_bytes() == (made / "quiet-again-echo.svg").read_bytes()
 
 
 def test_measurements_are_small_and_dated():
