@@ -7,6 +7,7 @@ near; `...` is anything):
     <!-- test: alone -->            in a process of its own
     <!-- test: program=before -->   in the process of that name
     <!-- test: needs=gevent -->     skipped where there is no such module, or no such server
+    <!-- test: pytest -->           tests, run by pytest, each block of a page in a file of its own
     <!-- test: file=service.py -->  written to a scratch directory, where commands find it
     <!-- test: run -->              (console) executed in that directory; what follows a command is what it prints
     <!-- test: serve -->            (console) executed and left running until the page's commands are through
@@ -46,6 +47,7 @@ __all__ = [
     "ports_of",
     "run",
     "run_blocks",
+    "run_pytest",
 ]
 
 ROOT = Path(__file__).parent.parent
@@ -163,6 +165,19 @@ def run_blocks(blocks: list[Block], replaced: dict[str, str], directory: Path) -
     for block in blocks:
         if block.prints is not None:
             compare(block.name, replace(block.prints, replaced), printed[block.name])
+
+
+def run_pytest(blocks: list[Block], directory: Path) -> None:
+    """Run blocks as test files; all have to pass, and none may be skipped."""
+    for block in blocks:
+        source = "\n" * (block.line - 1) + block.text
+        (directory / f"test_line_{block.line}.py").write_text(source)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
+        capture_output=True, text=True, timeout=55, check=False, env=environment(), cwd=directory,
+    )  # fmt: skip
+    assert done.returncode == 0, f"{blocks[0].page}\n{done.stdout}{done.stderr}"
+    assert "skipped" not in done.stdout, done.stdout
 
 
 def replace(text: str, replaced: dict[str, str]) -> str:

@@ -2,27 +2,44 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import re
 import shlex
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 
 import greenio
-from documents import PAGES, ROOT, SERVERS, Block, Pages, Workshop, blocks_of, compare, missing, ports_of, run_blocks
+from documents import (
+    PAGES,
+    ROOT,
+    SERVERS,
+    Block,
+    Pages,
+    Workshop,
+    blocks_of,
+    compare,
+    missing,
+    ports_of,
+    run_blocks,
+    run_pytest,
+)
 from greenio import monkey
 
 BLOCKS = {str(path.relative_to(ROOT)): blocks_of(path) for path in PAGES}
 ALL = [block for blocks in BLOCKS.values() for block in blocks]
 NOT_CODE = {"", "text", "toml", "{toctree}", "{include}", "{patched-names}", "{eval-rst}"}
 MOST_SHOWN_ONLY = 12
+NEWER = {"greenio.eager_task_factory"} if sys.version_info < (3, 12) else set()
+"""Names that there are on later versions of Python only."""
 
 
 def is_executed(block: Block) -> bool:
-    return block.language == "python" and not block.shown and "file" not in block.marks
+    return block.language == "python" and not block.shown and {"file", "pytest"}.isdisjoint(block.marks)
 
 
 def programs() -> dict[str, list[Block]]:
@@ -68,6 +85,15 @@ def test_commands_do_as_the_page_says(page, tmp_path):
             workshop.do(block)
 
 
+@pytest.mark.parametrize(
+    "page", [page for page, blocks in BLOCKS.items() if any("pytest" in each.marks for each in blocks)]
+)
+def test_tests_of_a_page_pass(page, tmp_path):
+    blocks = [block for block in BLOCKS[page] if "pytest" in block.marks]
+    require(blocks)
+    run_pytest(blocks, tmp_path)
+
+
 def test_blocks_that_are_shown_only_are_few_and_have_a_reason():
     shown = [block for block in ALL if block.shown]
     assert len(shown) <= MOST_SHOWN_ONLY
@@ -80,7 +106,7 @@ def test_blocks_that_are_shown_only_are_few_and_have_a_reason():
 def test_every_block_is_of_a_known_kind():
     known = NOT_CODE | {"python", "console"}
     assert not [(block.name, block.language) for block in ALL if block.language not in known]
-    marks = {"alone", "program", "needs", "file", "run", "serve", "ports"}
+    marks = {"alone", "program", "needs", "file", "pytest", "run", "serve", "ports"}
     assert not [(block.name, block.marks) for block in ALL if not marks.issuperset(block.marks)]
 
 
@@ -94,7 +120,9 @@ def command_exists(words: list[str]) -> bool:
         return os.access(ROOT / program, os.X_OK)
     if program == "nox":
         return words[1:2] != ["-s"] or f"def {words[2]}(" in (ROOT / "noxfile.py").read_text()
-    return program in {"curl", "python", "uvicorn", "kill"} or shutil.which(program) is not None
+    return (
+        program in {"cd", "curl", "docker", "kill", "python", "ulimit", "uvicorn"} or shutil.which(program) is not None
+    )
 
 
 def module_exists(name: str) -> bool:
@@ -132,7 +160,7 @@ def names_in(text: str) -> set[str]:
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_names_that_are_mentioned_exist(path):
-    for name in names_in(path.read_text()):
+    for name in names_in(path.read_text()) - NEWER:
         assert exists(name), name
 
 
@@ -174,6 +202,16 @@ def test_blocks_are_read(tmp_path, monkeypatch):
     assert first.program == "page.md:5"
     assert (second.shown, second.prints) == ("for the sake\nof this test", "no output\n")
     assert third.language == "console"
+
+
+@pytest.mark.parametrize(
+    ("body", "error"), [("assert True", None), ("assert False", "1 failed"), ("pytest.skip('no')", "1 skipped")]
+)
+def test_blocks_are_run_by_pytest(tmp_path, body, error):
+    block = Block("page.md", 3, "python", f"import pytest\n\n\ndef test_it():\n    {body}\n")
+    told = pytest.raises(AssertionError, match=error) if error else contextlib.nullcontext()
+    with told:
+        run_pytest([block], tmp_path)
 
 
 def test_pages_are_found():
