@@ -25,8 +25,8 @@ if found := sorted(path.name for version in PYTHONS for path in PYENV.glob(f"{ve
     os.environ.setdefault("PYENV_VERSION", ":".join(found))
 
 
-def install_wheel(session: nox.Session, *constraints: str) -> None:
-    """Build the wheel and install it with what the tests need."""
+def install_wheel(session: nox.Session, *constraints: str, extras: str = "test,examples") -> None:
+    """Build the wheel and install it with what the tests need, or with other extras."""
     target = session.create_tmp()
     if session.venv_backend == "uv":
         session.run("uv", "build", "-q", "--wheel", "--clear", "--out-dir", target, external=True)
@@ -34,7 +34,7 @@ def install_wheel(session: nox.Session, *constraints: str) -> None:
         shutil.rmtree(target)
         session.run("python", "-m", "pip", "wheel", "-q", "--no-deps", "--wheel-dir", target, ".")
     (wheel,) = Path(target).glob("*.whl")
-    session.install(f"{wheel}[test,examples]", *constraints)
+    session.install(f"{wheel}[{extras}]", *constraints)
 
 
 def floors() -> list[str]:
@@ -62,6 +62,13 @@ def test_floors(session: nox.Session) -> None:
 def check(session: nox.Session) -> None:
     """Run scripts/check, without the tests, on this Python."""
     session.run("scripts/check", "--no-tests", external=True, env={"PYTHON": str(Path(session.bin, "python"))})
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documents into docs/_build; a warning is an error."""
+    install_wheel(session, extras="docs")
+    session.run("sphinx-build", "-n", "-W", "--keep-going", "-q", "docs", "docs/_build", *session.posargs)
 
 
 @nox.session(python=PYTHONS)

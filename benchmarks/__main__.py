@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say("")
         print(table(results[-1]), flush=True)
     if options.json is not None:
-        options.json.write_text(json.dumps(as_json(machine, results), indent=1))
+        options.json.write_text(json.dumps(as_json(machine, results)))
     return int(any(outcome.state == "failed" for result in results for outcome in result.outcomes))
 
 

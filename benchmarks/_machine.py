@@ -9,7 +9,7 @@ from importlib import metadata
 
 __all__ = ["cpus", "describe"]
 
-_DISTRIBUTIONS = {"sqlalchemy": "SQLAlchemy", "pymysql": "PyMySQL"}
+_DISTRIBUTIONS = {"greenio": "asyncio-greenio", "sqlalchemy": "SQLAlchemy", "pymysql": "PyMySQL"}
 
 
 def cpus() -> tuple[int | None, int | None]:
@@ -28,7 +28,7 @@ def describe(modules: Iterable[str]) -> dict[str, str]:
         "system": platform.platform(terse=True),
         "load": " ".join(f"{load:.2f}" for load in os.getloadavg()),
     }
-    for module in ("greenlet", *sorted(modules)):
+    for module in ("greenio", "greenlet", *sorted(modules)):
         described[module] = _version(module)
     return described
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import statistics
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
@@ -117,7 +118,17 @@ def _word(value: float | None, limit: Limit) -> str:
 
 def as_json(machine: Mapping[str, str], results: Sequence[Result]) -> dict[str, Any]:
     """Give everything that was measured, every round of it."""
-    return {"machine": dict(machine), "rows": [_row_json(result) for result in results]}
+    date = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
+    return {"date": date, "machine": dict(machine), "rows": [_rounded(_row_json(result)) for result in results]}
+
+
+def _rounded(value: Any) -> Any:
+    """Keep five digits of each figure: more than was measured, and half the size."""
+    if isinstance(value, float):
+        return float(f"{value:.5g}")
+    if isinstance(value, dict):
+        return {key: _rounded(each) for key, each in value.items()}
+    return [_rounded(each) for each in value] if isinstance(value, list) else value
 
 
 def _row_json(result: Result) -> dict[str, Any]:
@@ -126,6 +137,8 @@ def _row_json(result: Result) -> dict[str, Any]:
         "number": row.number,
         "name": row.name,
         "title": row.title,
+        "note": row.note,
+        "columns": list(row.columns),
         "contenders": [_outcome_json(outcome) for outcome in result.outcomes],
         "targets": [_verdict_json(verdict) for verdict in result.verdicts],
         "limits": [_limit_json(result, limit) for limit in row.limits],

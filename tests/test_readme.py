@@ -1,78 +1,27 @@
-"""The README keeps its word: its programs run, its tables name what there is, its links lead somewhere."""
+"""The README keeps its word: its tables name what there is, its links lead somewhere, and its first programs differ."""
 
 from __future__ import annotations
 
 import difflib
-import os
 import re
-import subprocess
-import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
 
 import greenio
+from documents import ROOT, Pages, run
 from greenio import monkey
 
-ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 PROGRAMS = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-COMMANDS = re.findall(r"^\$ (.+)$", README, re.MULTILINE)
 PAGES = 20
-PAGE = b"a page\n"
-
-
-class Pages(ThreadingHTTPServer):
-    """Serves pages; with `together`, none before that many have been asked for."""
-
-    daemon_threads = True
-    request_queue_size = 2 * PAGES
-
-    def __init__(self, together: int) -> None:
-        super().__init__(("127.0.0.1", 0), Page)
-        self.barrier = threading.Barrier(together)
-
-
-class Page(BaseHTTPRequestHandler):
-    server: Pages
-
-    def do_GET(self) -> None:
-        try:
-            self.server.barrier.wait(10)
-        except threading.BrokenBarrierError:
-            self.send_error(503, "the others did not come")
-            return
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(PAGE)))
-        self.end_headers()
-        self.wfile.write(PAGE)
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Print nothing."""
 
 
 @pytest.fixture
 def pages(request: pytest.FixtureRequest) -> Iterator[str]:
     """Serve pages on loopback; the parameter is how many must be asked for together."""
-    with Pages(request.param) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}/"
-        server.shutdown()
-        thread.join()
-
-
-def run(program: str) -> str:
-    environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
-    done = subprocess.run(
-        [sys.executable, "-Werror", "-c", program],
-        capture_output=True, text=True, timeout=50, check=False, env=environment,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    with Pages.serving(request.param) as address:
+        yield address
 
 
 def test_there_are_programs():
@@ -91,7 +40,7 @@ def test_two_lines_differ_between_the_first_two():
 def test_first_programs_fetch_all_pages(number, pages):
     program = PROGRAMS[number].replace("https://example.org/", pages)
     assert pages in program
-    assert run(program) == f"{PAGES * len(PAGE)}\n"
+    assert run(program) == f"{PAGES * len(Pages.PAGE)}\n"
 
 
 def test_program_of_patches():
@@ -133,13 +82,6 @@ def test_every_public_name_is_mentioned():
     words = set(re.findall(r"\w+", README))
     missing = set(greenio.__all__) - words - {"Timeout"}
     assert not missing
-
-
-def test_commands_exist():
-    scripts = [command for command in COMMANDS if command.startswith("scripts/")]
-    assert scripts
-    for script in scripts:
-        assert os.access(ROOT / script.split()[0], os.X_OK)
 
 
 def test_local_links_lead_somewhere():
