@@ -103,7 +103,7 @@ class Report:
         parks: How often they parked.
         seconds: How long all of it took.
         problems: What is wrong, by test.
-        flaky: What failed at first and passed alone.
+        flaky: What was wrong at first and was not when run alone, by test.
         expected: What failed, and was expected to.
     """
 
@@ -114,7 +114,7 @@ class Report:
     parks: int = 0
     seconds: float = 0.0
     problems: dict[str, str] = field(default_factory=dict)
-    flaky: list[str] = field(default_factory=list)
+    flaky: dict[str, str] = field(default_factory=dict)
     expected: list[str] = field(default_factory=list)
 
     def count(self, run: Run) -> None:
@@ -228,12 +228,12 @@ def judge(module: Module, mode: str, *, ci: bool = False, full: bool = False) ->
     tests = {*run.results, *run.unfinished, *(native.results if full else ())}
     different = sorted(test for test in tests if run.outcome(test) != _there(native, test))
     report.expected = [test for test in different if test in expected]
-    left = _different_again(module, mode, ci, [test for test in different if test not in expected])
-    report.flaky = [test for test in different if test not in expected and test not in left]
-    for test in left:
+    unexpected = [test for test in different if test not in expected]
+    left = _different_again(module, mode, ci, unexpected)
+    for test in unexpected:
         parks = run.results.get(test, {}).get("parks", 0)
-        there = _there(native, test)
-        report.problems[test] = f"{run.outcome(test)} ({there} unpatched; {parks} parks)\n{run.detail(test)}"
+        problem = f"{run.outcome(test)} ({_there(native, test)} unpatched; {parks} parks)\n{run.detail(test)}"
+        (report.problems if test in left else report.flaky)[test] = problem
     for test in expected:
         if test in run.results and test not in different:
             report.problems[test] = "a known failure passes: take it off the list"
@@ -335,7 +335,8 @@ def main() -> int:
         for future in as_completed(running):
             report = future.result()
             print(report, flush=True)
-            for test, problem in report.problems.items():
+            told = {**report.problems, **report.flaky} if options.verbose else report.problems
+            for test, problem in told.items():
                 print(f"    {test}: {problem if options.verbose else _brief(problem)}", flush=True)
             failed += [f"{report.module} {report.mode}"] * bool(report.problems)
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
