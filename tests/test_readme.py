@@ -64,8 +64,17 @@ def test_table_of_patches_has_every_group():
 
 def test_table_of_patches_names_what_is_patched():
     """Hold every name of the table against the names that the group replaces."""
-    follow = {"asyncio.run", "create_connection", "getfqdn", "kqueue", "makefile", "selectors"}
-    follow |= {"Barrier", "Event", "Future.result", "Lock", "Process.join", "Semaphore", "queue.Queue"}
+    follow = {"asyncio.run", "create_connection", "getfqdn", "kqueue", "makefile", "os.fdopen", "selectors"}
+    follow |= {
+        "Barrier",
+        "Event",
+        "Future.result",
+        "Lock",
+        "Process.join",
+        "Semaphore",
+        "queue.Queue",
+        "subprocess.Popen",
+    }
     follow |= {"Popen.communicate", "Popen.wait", "call", "check_output", "os.popen", "os.spawn", "pty.spawn", "run"}
     for group, parks, _ in table("What is patched"):
         targets = {patch.target for patch in monkey._GROUPS[group.strip("`")].loaded()}

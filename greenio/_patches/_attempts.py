@@ -29,7 +29,17 @@ from typing import Any, Literal
 from .. import _original
 from .._core import Green, Host, Side, forget, reader, renew, writer
 
-__all__ = ["NOWAIT", "Direction", "Waiter", "is_ready", "is_regular", "may_wait", "until", "write_once"]
+__all__ = [
+    "NOWAIT",
+    "Direction",
+    "Waiter",
+    "is_known_file",
+    "is_ready",
+    "is_regular",
+    "may_wait",
+    "until",
+    "write_once",
+]
 
 Direction = Literal["read", "write"]
 _EVENTS = {"read": select.POLLIN, "write": select.POLLOUT}
@@ -60,6 +70,16 @@ _turns = tuple(_original.RLock() for _ in range(64))
 def is_regular(fd: int) -> bool:
     """Tell whether a descriptor is of the kind that never waits for anybody else."""
     return stat.S_ISREG(os.fstat(fd).st_mode)
+
+
+def knows_nowait(fd: int, direction: Direction) -> bool:
+    """Tell whether RWF_NOWAIT is worth trying."""
+    return bool(NOWAIT) and fd not in _POLLED[direction]
+
+
+def is_known_file(fd: int, direction: Direction) -> bool:
+    """Tell quickly that a descriptor is a regular file of a kind that knows no RWF_NOWAIT; False for any other."""
+    return fd in _POLLED[direction] and is_regular(fd)
 
 
 def is_ready(fd: int, direction: Direction) -> bool:
@@ -114,6 +134,7 @@ def until(
     attempt: Callable[[], Any],
     polled: Callable[[], Any],
     native: Callable[[], Any],
+    tried: bool = False,
 ) -> Any:
     """Read or write as soon as that does not block.
 
@@ -124,11 +145,14 @@ def until(
         attempt: Does it with RWF_NOWAIT.
         polled: Does it, or a part of it, where the descriptor is ready.
         native: Does it where waiting is not for greenio: a descriptor that is non-blocking, or a regular file.
+        tried: An attempt has just failed with EAGAIN.
     """
     hints = _POLLED[direction]
     waiter: Waiter | None = None
     while True:
-        if NOWAIT and fd not in hints:
+        if tried:
+            tried = False
+        elif NOWAIT and fd not in hints:
             try:
                 return attempt()
             except BlockingIOError:

@@ -19,7 +19,18 @@ from typing import Any
 
 from .. import _original
 from .._core import Green, yield_once
-from ._attempts import NOWAIT, Direction, Waiter, is_ready, is_regular, may_wait, until, write_once
+from ._attempts import (
+    NOWAIT,
+    Direction,
+    Waiter,
+    is_known_file,
+    is_ready,
+    is_regular,
+    knows_nowait,
+    may_wait,
+    until,
+    write_once,
+)
 from ._socket_state import green_caller, take_turn
 from ._table import like, patches
 
@@ -53,20 +64,29 @@ def read_some(green: Green, fd: int, size: int) -> bytes:
         BlockingIOError: The descriptor is non-blocking, and there is nothing to be read.
     """
     take_turn(green)
+    tried = False
+    if 0 < size < _LARGE and knows_nowait(fd, "read"):
+        try:
+            return _read_now(fd, size)
+        except BlockingIOError:
+            tried = True
+        except OSError:
+            pass  # the reason is found out below
     native = partial(_native_read, fd, size)
     if size <= 0:
         return until(green, fd, "read", _refuse, native, native)  # type: ignore[no-any-return]
-    if size >= _LARGE and is_regular(fd):
+    if is_known_file(fd, "read") or (size >= _LARGE and is_regular(fd)):
         return native()
 
-    def attempt() -> bytes:
-        buffer = bytearray(size)
-        count: int = _native_preadv(fd, (buffer,), -1, NOWAIT)
-        if count < size:
-            del buffer[count:]
-        return bytes(buffer)
+    return until(green, fd, "read", partial(_read_now, fd, size), native, native, tried)  # type: ignore[no-any-return]
 
-    return until(green, fd, "read", attempt, native, native)  # type: ignore[no-any-return]
+
+def _read_now(fd: int, size: int) -> bytes:
+    buffer = bytearray(size)
+    count: int = _native_preadv(fd, (buffer,), -1, NOWAIT)
+    if count < size:
+        del buffer[count:]
+    return bytes(buffer)
 
 
 def _refuse() -> Any:
@@ -134,7 +154,7 @@ def _rest(views: list[memoryview], count: int) -> list[memoryview]:
 
 
 def _is_size(value: Any) -> bool:
-    return hasattr(value, "__index__") and 0 <= index(value) < sys.maxsize
+    return (value.__class__ is int or hasattr(value, "__index__")) and 0 <= index(value) < sys.maxsize
 
 
 def _is_offset(value: Any) -> bool:
@@ -147,6 +167,8 @@ def _is_counted(value: Any) -> bool:
 
 def _are_descriptors(*values: Any) -> bool:
     """Tell whether descriptors may be such; what is not, the native call refuses."""
+    if len(values) == 1 and values[0].__class__ is int:
+        return 0 <= values[0] < 2**31  # by far the most
     return all(
         (value.__class__ is int or hasattr(value, "__index__")) and 0 <= index(value) < 2**31 for value in values
     )
@@ -163,11 +185,13 @@ def read(fd: int, length: int, /) -> bytes:
 @like(_native_write)
 def write(fd: int, data: Any, /) -> int:
     green = green_caller()
-    views = _views([data]) if green is not None and _are_descriptors(fd) else None
-    if green is None or views is None:
+    if green is None or not _are_descriptors(fd):
         return _native_write(fd, data)
     take_turn(green)
     number = index(fd)
+    views = None if is_known_file(number, "write") else _views([data])
+    if views is None:
+        return _native_write(number, data)
     if not views[0]:
         native = partial(_native_write, number, data)
         return until(green, number, "write", _refuse, native, native)  # type: ignore[no-any-return]

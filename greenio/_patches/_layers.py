@@ -34,10 +34,12 @@ def raw_mode(mode: str) -> str:
 
 
 def model(mode: str, buffering: int, encoding: str | None, errors: str | None, newline: str | None) -> Any:
-    """Open nothing in the same way: raises where an argument is wrong, and tells what the others mean."""
+    """Open nothing in the same way, and close it: raises where an argument is wrong, and tells what the others mean."""
     null = _native_os_open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     try:
-        return native_open(null, mode, buffering, encoding, errors, newline, closefd=False)
+        opened = native_open(null, mode, buffering, encoding, errors, newline, closefd=False)
+        opened.close()  # here: its finalizer would find the descriptor closed
+        return opened
     finally:
         _original.close(null)
 
