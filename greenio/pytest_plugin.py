@@ -240,6 +240,7 @@ def _in_pieces(function: Callable[..., Any], run: Callable[..., Any]) -> Callabl
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     """Make tests green that others run: methods of `unittest`, and async tests of pytest-asyncio. Never parks itself."""
+    __tracebackhide__ = True
     choice = _choice_of(item)
     if not isinstance(item, pytest.Function):
         return (yield)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import textwrap
 
@@ -40,6 +41,13 @@ def suite(pytester, monkeypatch):
         return pytester.run(*command, timeout=50, **({} if stdin is None else {"stdin": stdin}))
 
     return run
+
+
+def section(result, title):
+    """Look up what pytest tells of one failure or error."""
+    found = re.search(rf"^_+ {title} _+$(.*?)(?=^_{{5,}} |^=|\Z)", result.stdout.str(), re.MULTILINE | re.DOTALL)
+    assert found is not None, title
+    return found[1]
 
 
 # Without pytest-asyncio the plugin drives async fixtures itself, on a loop of its own.
@@ -358,10 +366,10 @@ def test_outcomes_as_usual(suite):
     text = result.stdout.str()
     assert "in a fixture" in text
     assert "fixture function has more than one 'yield'" in text
-    failure = text.split("test_failing ___")[1].split("=====")[0]
+    failure = section(result, "test_failing")
     assert "run_until_complete" not in failure  # nor any other line that is not the user's
     assert "greenio/" not in failure
-    error = text.split("ERROR at setup of test_error ___")[1].split("______")[1:][0]
+    error = section(result, "ERROR at setup of test_error")
     assert "raise LookupError" in error
     assert "run_until_complete" not in error
     assert "_pieces.py" not in error
@@ -392,15 +400,14 @@ def event_loop_policy():
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 def test_timeout_ends_a_parked_test_where_it_waits(suite, loop):
-    result = suite(
-        """
+    source = """
         ENDED = []
         pytestmark = pytest.mark.greenio
+        monkey.patch_all()
 
         @pytest.fixture
-        def resource(patched, greenio_loop):
-            if LOOP:
-                assert type(greenio_loop).__module__.startswith(LOOP)
+        def resource(greenio_loop):
+            assert type(greenio_loop).__module__.startswith(LOOP)
             yield
             time.sleep(0.001)
             ENDED.append("resource")
@@ -411,19 +418,19 @@ def test_timeout_ends_a_parked_test_where_it_waits(suite, loop):
             finally:
                 ENDED.append("finally")
 
-        @pytest.mark.timeout(0.3, method="signal")
+        @pytest.mark.timeout(0.5, method="signal", func_only=True)
         def test_parked(resource):
             waits_here()
 
-        @pytest.mark.timeout(0.3, method="signal")
+        @pytest.mark.timeout(0.5, method="signal", func_only=True)
         def test_awaiting(resource):
             await_(asyncio.Event().wait())
 
-        @pytest.mark.timeout(0.3, method="signal")
+        @pytest.mark.timeout(0.5, method="signal", func_only=True)
         def test_not_parked(resource):
             monkey.original("time", "sleep")(1000)
 
-        @pytest.mark.timeout(0.3, method="signal")
+        @pytest.mark.timeout(0.5, method="signal", func_only=True)
         def test_held_by_other_code(resource):
             async def hold():
                 monkey.original("time", "sleep")(1000)
@@ -432,14 +439,17 @@ def test_timeout_ends_a_parked_test_where_it_waits(suite, loop):
 
         def test_after():
             assert ENDED == ["finally", *["resource"] * 4]
-        """.replace("if LOOP", f"LOOP = {loop if loop == 'uvloop' else ''!r}\n    if LOOP"),
+        """
+    result = suite(
+        f"LOOP = {loop!r}\n" + textwrap.dedent(source),
         *(("-p", "no:asyncio") if loop == "uvloop" else ()),
         ini="greenio_loop_factory = uvloop\n" if loop == "uvloop" else "",
     )
     result.assert_outcomes(failed=4, passed=1)
-    text = result.stdout.str().split("test_parked ___")[1].split("_______")[0]
-    assert "time.sleep(1000)" in text
+    text = section(result, "test_parked")
+    assert ">           time.sleep(1000)" in text
     assert "Timeout" in text
+    assert "_green.py" not in text
 
 
 def test_xdist(suite):
@@ -506,12 +516,12 @@ def test_trace(suite):
 def test_interrupt_ends_a_parked_test(suite):
     result = suite(
         """
+        import os
         import signal
 
         @pytest.mark.greenio
         def test_interrupted(patched, capsys):
-            signal.setitimer
-            threading.Timer(0.2, signal.raise_signal, [signal.SIGINT]).start()
+            get_loop().call_later(0.05, os.kill, os.getpid(), signal.SIGINT)
             try:
                 time.sleep(1000)
             finally:
@@ -595,7 +605,9 @@ def test_serve(suite, arguments):
         def test_what_fails(patched, serve, caplog):
             assert requests.get(serve(failing), timeout=10).status_code == 500
             with pytest.raises(TypeError, match="cannot tell what"):
-                serve(print.__class__)
+                serve(object())
+            with pytest.raises(TypeError, match="say so by kind="):
+                serve(lambda one: one)
             async def broken(scope, receive, send):
                 await receive()
                 await send({"type": "lifespan.startup.failed", "message": ""})
@@ -733,13 +745,12 @@ def test_loop_lag(suite):
         """
     )
     result.assert_outcomes(passed=2, failed=3)
-    text = result.stdout.str()
     for name in ("test_green_that_holds", "test_async_that_holds"):
-        failure = text.split(f" {name} ___")[1].split("\n___")[0]
+        failure = section(result, name)
         assert "the loop was held once for longer than 0.1 s, at most for 0." in failure
         lines = [line for line in failure.splitlines() if "File " in line]
         assert [line.rpartition(" ")[2] for line in lines] == [name, "holds"]
-    assert "own failure" in text
+    assert "own failure" in section(result, "test_own_failure_comes_first")
 
 
 def test_patched(suite):

@@ -64,6 +64,7 @@ class ScopedLoop:
 
         A runner turns Ctrl-C into a cancellation of the task.
         """
+        __tracebackhide__ = True
         if self._runner is not None:
             self._runner.run(coroutine, context=context)
         else:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from contextvars import Context, ContextVar, Token, copy_context
 from inspect import iscoroutinefunction
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Any
 
 from .. import _original, await_, get_loop, in_greenlet, to_greenlet
@@ -27,8 +27,8 @@ from ._loops import ScopedLoop, is_running
 
 __all__ = ["Contexts", "run_piece"]
 
-_IDLE = ("asyncio", "backports", "contextlib", "pytest_asyncio", "selectors", "uvloop")
-"""Packages whose frames alone lie over a loop that has nothing to do."""
+_IDLE = ("asyncio", "backports", "contextlib", "greenio", "pytest_asyncio", "selectors", "uvloop")
+"""Packages whose frames alone lie over a loop that has nothing to do; the patched selectors are greenio's."""
 
 
 class Contexts:
@@ -135,7 +135,7 @@ class _Piece:
         error = self._error
         self._fn, self._args, self._kwargs = _call, (), {}
         if self.alarm is not None:
-            raise self.alarm.with_traceback(None if error is None else error.__traceback__) from None
+            raise self.alarm.with_traceback(_of_user(error)) from None
         if error is not None:
             self._error = None
             raise error
@@ -183,6 +183,19 @@ class _Piece:
             self._task.get_loop().call_soon_threadsafe(self._task.cancel)
 
 
+def _of_user(error: BaseException | None) -> TracebackType | None:
+    """Take the traceback of an error to its last line that is not greenio's: where the user's code waits."""
+    traceback = error.__traceback__ if error is not None else None
+    entry, last = traceback, traceback
+    while entry is not None:
+        if not str(entry.tb_frame.f_globals.get("__name__", "")).startswith("greenio."):
+            last = entry
+        entry = entry.tb_next
+    if last is not None:
+        last.tb_next = None
+    return traceback
+
+
 def _frames(frame: FrameType | None) -> Iterator[FrameType]:
     while frame is not None:
         yield frame
@@ -194,8 +207,7 @@ def _is_idle(frame: FrameType | None) -> bool:
     for each in _frames(frame):
         if each.f_code is _Piece.run.__code__:
             return True
-        package = str(each.f_globals.get("__name__", "")).partition(".")[0]
-        if package not in _IDLE and each.f_code is not ScopedLoop.run.__code__:
+        if str(each.f_globals.get("__name__", "")).partition(".")[0] not in _IDLE:
             return False
     return False
 
@@ -219,6 +231,7 @@ class _Alarm:
             _original.signal(signal.SIGALRM, self._handler)
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
+        __tracebackhide__ = True
         try:
             self._handler(signum, frame)
         except BaseException as error:

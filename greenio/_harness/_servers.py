@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import socket
 from collections.abc import Awaitable, Callable
@@ -88,16 +89,12 @@ def _kind(app: Any) -> Kind:
         return "protocol"
     if inspect.iscoroutinefunction(app) or inspect.iscoroutinefunction(getattr(app, "__call__", None)):  # noqa: B004
         return "asgi"
-    try:
-        parameters = len(inspect.signature(app).parameters)
-    except (TypeError, ValueError):
-        parameters = 2
-    if parameters == 3:
-        return "asgi"
-    if parameters == 2:
-        return "wsgi"
-    if parameters == 0:
-        return "protocol"
+    with contextlib.suppress(ValueError):  # written in C
+        if callable(app):
+            kinds: dict[int, Kind] = {0: "protocol", 2: "wsgi", 3: "asgi"}
+            found = kinds.get(len(inspect.signature(app).parameters))
+            if found is not None:
+                return found
     raise TypeError(f"serve() cannot tell what {app!r} is; say so by kind='asgi', 'wsgi' or 'protocol'")
 
 
