@@ -204,21 +204,21 @@ def _bound(function: Callable[..., Any], instance: object) -> Callable[..., Any]
 _END = object()
 
 
+def _next(generator: Any) -> Any:
+    return next(generator, _END)
+
+
+async def _next_of_async(generator: Any) -> Any:
+    try:
+        return await generator.__anext__()
+    except StopAsyncIteration:
+        return _END
+
+
 def _in_pieces(function: Callable[..., Any], run: Callable[..., Any]) -> Callable[..., Any]:
     """Make a fixture function each half of which is a piece."""
-    if inspect.isasyncgenfunction(function):
-
-        async def step(generator: Any) -> Any:
-            async for value in generator:
-                return value
-            return _END
-
-    elif inspect.isgeneratorfunction(function):
-
-        def step(generator: Any) -> Any:
-            return next(generator, _END)
-
-    else:
+    step: Callable[[Any], Any] = _next_of_async if inspect.isasyncgenfunction(function) else _next
+    if step is _next and not inspect.isgeneratorfunction(function):
 
         @functools.wraps(function)
         def plain(**arguments: Any) -> Any:
@@ -239,7 +239,7 @@ def _in_pieces(function: Callable[..., Any], run: Callable[..., Any]) -> Callabl
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    """Make tests green that others run: methods of `unittest`, and async tests of pytest-asyncio. Never parks itself."""
+    """Make tests green that others run: those of `unittest`, and async ones of pytest-asyncio. Never parks itself."""
     __tracebackhide__ = True
     choice = _choice_of(item)
     if not isinstance(item, pytest.Function):
@@ -303,7 +303,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
     choice = _choice_of(pyfuncitem)
     if not choice.managed:
         return (yield)
-    request = pyfuncitem.funcargs.get("request")
+    request = cast("pytest.FixtureRequest | None", pyfuncitem.funcargs.get("request"))
     run = functools.partial(run_piece, pyfuncitem.stash[_loop], _contexts_of(pyfuncitem.config))
     function = pyfuncitem.obj
     call = functools.partial(run, function, around=_around(_lag_of(pyfuncitem)), green=choice.green)

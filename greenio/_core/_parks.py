@@ -21,7 +21,7 @@ class _Trace:
 
     def __init__(self) -> None:
         self.notices: list[Notice] = []
-        self.before = gettrace()
+        self.before: Any = gettrace()
         settrace(self)
 
     def __call__(self, event: str, arguments: Any) -> None:
@@ -34,7 +34,8 @@ class _Trace:
                 notify()
 
     def end(self) -> None:
-        if gettrace() is self:  # type: ignore[comparison-overlap]
+        current: object = gettrace()
+        if current is self:
             settrace(self.before)
 
 

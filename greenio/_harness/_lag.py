@@ -83,7 +83,8 @@ class LoopLag:
 
     def _probe(self) -> None:
         """Ask the loop to answer, and look where its thread is if it takes too long."""
-        self._answers = answers = _original.SimpleQueue()
+        answers: Queue[None] = _original.SimpleQueue()
+        self._answers = answers
         asked = _original.monotonic()
         assert self._loop is not None
         try:

@@ -44,7 +44,12 @@ LoopFactory: TypeAlias = Callable[[], AbstractEventLoop]
 SCOPES: tuple[Scope, ...] = ("function", "class", "module", "package", "session")
 """From the narrowest to the broadest."""
 
-_NODES = {"class": pytest.Class, "module": pytest.Module, "package": pytest.Package, "session": pytest.Session}
+_NODES: dict[str, Any] = {
+    "class": pytest.Class,
+    "module": pytest.Module,
+    "package": pytest.Package,
+    "session": pytest.Session,
+}
 
 
 class ScopedLoop:
@@ -199,10 +204,7 @@ def find_loop(request: pytest.FixtureRequest, item: pytest.Item, scope: Scope) -
         item: The test.
         scope: How broad the loop is.
     """
-    if not has_pytest_asyncio(item.config):
-        name = f"_greenio_{scope}_runner"
-    else:
-        name = _name_of_fixture(item, scope)
+    name = _name_of_fixture(item, scope) if has_pytest_asyncio(item.config) else f"_greenio_{scope}_runner"
     value = request.getfixturevalue(name)
     _finish_before(request, name)
     return ScopedLoop(value)

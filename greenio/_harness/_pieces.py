@@ -53,7 +53,9 @@ def _call(fn: Callable[..., Any], *args: Any) -> Any:
     return fn(*args)
 
 
-def _carry(source: Context, target: Context, run: Callable[..., Any], tokens: dict[ContextVar[Any], Token[Any]]) -> None:
+def _carry(
+    source: Context, target: Context, run: Callable[..., Any], tokens: dict[ContextVar[Any], Token[Any]]
+) -> None:
     for variable, value in source.items():
         if variable not in target or target[variable] is not value:
             tokens.setdefault(variable, run(variable.set, value))
@@ -147,7 +149,8 @@ class _Piece:
             if not iscoroutinefunction(self._fn):
                 await to_greenlet(self._context.run, self._call)
             elif self._green:
-                await to_greenlet(self._drive)
+                drive: Callable[[], Any] = self._drive
+                await to_greenlet(drive)
             else:
                 await self._drive()
 
@@ -227,7 +230,8 @@ class _Alarm:
                 self._handler = handler
 
     def __exit__(self, *_: object) -> None:
-        if self._handler is not None and _original.getsignal(signal.SIGALRM) is self:
+        current: object = _original.getsignal(signal.SIGALRM)
+        if self._handler is not None and current is self:
             _original.signal(signal.SIGALRM, self._handler)
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:

@@ -18,16 +18,14 @@ AsgiApp: TypeAlias = Callable[[Any, Callable[[], Awaitable[Any]], Callable[[Any]
 def green_wsgi(app: WsgiApp) -> AsgiApp:
     """Make an ASGI application of a WSGI one; each request is answered in a greenlet. Never parks; the calls may."""
 
-    async def asgi(
-        scope: Any, receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]
-    ) -> None:
+    async def asgi(scope: Any, receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]) -> None:
         if scope["type"] != "http":
             raise RuntimeError(f"a WSGI application takes no {scope['type']} connections")
         body = bytearray()
-        message = {"more_body": True}
+        message: Any = {"more_body": True}
         while message.get("more_body"):
             message = await receive()
-            body += message.get("body", b"")  # type: ignore[arg-type]
+            body += message.get("body", b"")
         await to_greenlet(_answer, app, _environment(scope, bytes(body)), send)
 
     return asgi
@@ -82,16 +80,14 @@ class _Answer:
         self._head: dict[str, Any] | None = None
         self._sent = False
 
-    def start(
-        self, status: str, headers: list[tuple[str, str]], exc_info: Any = None
-    ) -> Callable[[bytes], None]:
+    def start(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], None]:
         """Be the application's `start_response`."""
         if exc_info is not None and self._sent:
             raise exc_info[1].with_traceback(exc_info[2])
         if exc_info is None and self._head is not None:
             raise AssertionError("start_response() was called twice, and the second time without exc_info")
         encoded = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
-        self._head = {"type": "http.response.start", "status": int(status.split()[0]), "headers": encoded}
+        self._head = {"type": "http.response.start", "status": int(status.split(maxsplit=1)[0]), "headers": encoded}
         return self.write
 
     def write(self, chunk: bytes) -> None:

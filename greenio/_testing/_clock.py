@@ -22,8 +22,9 @@ import sys
 import time
 from asyncio import AbstractEventLoop
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from .. import _original, get_loop, in_greenlet
 from ._parked import waits_for_descriptor
@@ -33,6 +34,8 @@ __all__ = ["VirtualClockLoop"]
 _IO_PATIENCE = 0.005
 _JOB_PATIENCE = 1.0
 _JOB_PAUSE = 0.001
+
+T = TypeVar("T")
 
 _SECONDS = 1
 _NANOSECONDS = 10**9
@@ -85,7 +88,9 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
         finally:
             self._held -= 1
 
-    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> Any:
+    def run_in_executor(  # type: ignore[override]  # says nothing of how `args` fit
+        self, executor: Executor | None, func: Callable[..., T], *args: Any
+    ) -> asyncio.Future[T]:
         """Do what asyncio's method does, and know how many jobs are under way. Never parks."""
         future = super().run_in_executor(executor, func, *args)
         self._jobs += 1
@@ -101,7 +106,7 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
             super().run_forever()
 
 
-class _JumpingSelector(selectors.DefaultSelector):  # type: ignore[misc, valid-type]
+class _JumpingSelector(selectors.DefaultSelector):
     """A selector that lets its loop's clock jump where another would wait for the next timer."""
 
     def __init__(self, loop: VirtualClockLoop) -> None:
