@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -869,6 +870,16 @@ def test_plugin_loads_no_patches(pytester):
                         "assert 'greenio.monkey' not in sys.modules; assert 'uvicorn' not in sys.modules")  # fmt: skip
     pytester.makeini(f"[pytest]\nfilterwarnings = error\n{STRICT}")
     pytester.run(sys.executable, "-m", "pytest", "-p", "no:cacheprovider").assert_outcomes(passed=1)
+
+
+GUIDE = Path(__file__).parent.parent / "docs" / "testing.md"
+
+
+def test_programs_of_the_guide(suite):
+    programs = re.findall(r"^```python\n(.*?)^```$", GUIDE.read_text(), re.MULTILINE | re.DOTALL)
+    assert len(programs) == 6
+    result = suite("", **{f"test_{number}": program for number, program in enumerate(programs)})
+    result.assert_outcomes(passed=7)
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,16 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
     def run_in_executor(  # type: ignore[override]  # says nothing of how `args` fit
         self, executor: Executor | None, func: Callable[..., T], *args: Any
     ) -> asyncio.Future[T]:
-        """Do what asyncio's method does, and know how many jobs are under way. Never parks."""
+        """Do what asyncio's method does, and know how many jobs are under way. Never parks.
+
+        Args:
+            executor: Where the job runs; None for the loop's default executor.
+            func: The job.
+            *args: Its arguments.
+
+        Returns:
+            A future of this loop.
+        """
         future = super().run_in_executor(executor, func, *args)
         self._jobs += 1
         future.add_done_callback(self._job_done)
