@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-import unittest
+import sys
 from asyncio import AbstractEventLoop
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager
@@ -21,6 +21,7 @@ import pytest
 from . import to_greenlet
 from ._harness._lag import Held, LoopLag
 from ._harness._loops import (
+    LOOP_FACTORY,
     SCOPES,
     OwnRunner,
     Scope,
@@ -31,6 +32,7 @@ from ._harness._loops import (
     is_asyncio_fixture,
     is_run_by_anyio,
     is_run_by_pytest_asyncio,
+    loop_factories,
     loop_factory,
     loop_scope,
 )
@@ -108,8 +110,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.filterwarnings("ignore:.*but it is not an async function:pytest.PytestWarning"))
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a sync test once for each loop that a suite has pytest-asyncio run its async tests on. Never parks."""
+    item = cast("pytest.Function", metafunc.definition)
+    if _is_async(item) or not _choose(item).managed or not (factories := loop_factories(item)):
+        return
+    metafunc.fixturenames.append(LOOP_FACTORY)
+    metafunc.parametrize(
+        LOOP_FACTORY, list(factories.values()), ids=list(factories), indirect=True, scope=loop_scope(item)
+    )
+
+
 def _is_async(item: pytest.Function) -> bool:
     return inspect.iscoroutinefunction(item.obj)
+
+
+def _is_test_case(item: pytest.Function) -> bool:
+    unittest = sys.modules.get("unittest")
+    return unittest is not None and item.cls is not None and issubclass(item.cls, unittest.TestCase)
 
 
 def _choose(item: pytest.Function) -> _Choice:
@@ -121,8 +139,7 @@ def _choose(item: pytest.Function) -> _Choice:
         green = green is not False
         return _Choice(green, managed=green and not is_run_by_anyio(item))
     others = is_run_by_pytest_asyncio(item) or is_run_by_anyio(item)
-    is_test_case = item.cls is not None and issubclass(item.cls, unittest.TestCase)
-    return _Choice(green is True, managed=mark is not None and not others and not is_test_case)
+    return _Choice(green is True, managed=mark is not None and not others and not _is_test_case(item))
 
 
 def _options(item: pytest.Function, mark: pytest.Mark | None) -> dict[str, Any]:
@@ -158,7 +175,7 @@ def pytest_fixture_setup(
     fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
 ) -> Generator[None, object, object]:
     """Run the sync fixtures of a green test green, their second halves and finalizers too. Never parks itself."""
-    item = request.config.stash[_current]
+    item = request.config.stash.get(_current, None)
     if not isinstance(item, pytest.Function) or not _is_ours(fixturedef, request, item):
         return (yield)
     scoped = find_loop(request, item, broader(loop_scope(item), fixturedef.scope))
@@ -246,7 +263,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
         return (yield)
     lag = _lag_of(item)
     with contextlib.ExitStack() as stack:
-        if choice.managed and item.cls is not None and issubclass(item.cls, unittest.TestCase):
+        if choice.managed and _is_test_case(item):
             run = functools.partial(run_piece, item.stash[_loop], _contexts_of(item.config), around=_around(lag))
             stack.enter_context(_replaced(item, "runtest", functools.partial(run, item.runtest)))
         elif not choice.managed and (lag is not None or choice.green) and (_is_async(item) or choice.green):

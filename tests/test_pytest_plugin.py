@@ -126,9 +126,10 @@ def test_it_all_ended():
 @pytest.mark.greenio(green=True)
 async def test_async_code_may_block(number, patched):
     assert asyncio.get_running_loop() is number[1]
-    other = asyncio.ensure_future(asyncio.sleep(0.001, 5))
+    turns = []
+    asyncio.get_running_loop().call_soon(turns.append, 1)
     time.sleep(0.02)
-    assert other.done()
+    assert turns
     assert in_greenlet()
 
 @pytest.mark.greenio
@@ -201,10 +202,21 @@ def test_function(of_module, of_test):
 @pytest.mark.greenio(loop_scope="module")
 def test_module(of_module, of_test):
     assert of_module is get_loop() is of_test
+
+@pytest.fixture(scope="module")
+def asked_for_late():
+    assert in_greenlet()
+    await_(asyncio.sleep(0.001))
+    return get_loop()
+
+@pytest.mark.greenio
+def test_broader_fixture_of_a_test_that_runs(of_module, patched, request):
+    assert request.getfixturevalue("asked_for_late") is of_module is not get_loop()
+    assert await_(asyncio.sleep(0.001, 5)) == 5
 """,
         *arguments,
     )
-    result.assert_outcomes(passed=4)
+    result.assert_outcomes(passed=5)
 
 
 def test_loop_scope_of_the_asyncio_mark_and_async_tests_beside(suite):
@@ -669,11 +681,12 @@ def test_clients(suite):
         @pytest.mark.greenio
         def test_django(configured, patched):
             from django.test import Client
-            ticks = asyncio.run_coroutine_threadsafe(asyncio.sleep(0.001), get_loop())
+            turns = []
+            get_loop().call_soon(turns.append, 1)
             client = Client()
             assert client.get("/sync").content == b"5"
             assert client.get("/async").content == b"async"
-            assert ticks.done()
+            assert turns
 
         @pytest.mark.greenio
         def test_django_served(configured, patched, serve):
@@ -694,10 +707,11 @@ def test_clients(suite):
                 await asyncio.sleep(0.05)
                 return PlainTextResponse("page")
 
-            ticks = asyncio.run_coroutine_threadsafe(asyncio.sleep(0.001), get_loop())
+            turns = []
+            get_loop().call_soon(turns.append, 1)
             with TestClient(Starlette(routes=[Route("/", page)])) as client:
                 assert client.get("/").text == "page"
-            assert ticks.done()
+            assert turns
         """,
         "-W",
         "default",
@@ -846,6 +860,67 @@ def test_policy_of_pytest_asyncio(suite):
         "default",
     )
     result.assert_outcomes(passed=1, warnings=None)
+
+
+def test_loop_factories_of_pytest_asyncio(suite):
+    plugin = pytest.importorskip("pytest_asyncio.plugin")
+    if not hasattr(plugin, "_asyncio_loop_factory"):
+        pytest.skip("this pytest-asyncio has no hook for loop factories")
+    result = suite(
+        """
+        import pytest_asyncio
+        KINDS = []
+
+        @pytest_asyncio.fixture
+        async def loop_of_fixture():
+            return asyncio.get_running_loop()
+
+        @pytest.mark.greenio
+        def test_green(loop_of_fixture):
+            assert get_loop() is loop_of_fixture
+            KINDS.append(type(get_loop()).__module__.partition(".")[0])
+
+        @pytest.mark.asyncio
+        async def test_async(loop_of_fixture):
+            assert asyncio.get_running_loop() is loop_of_fixture
+
+        def test_both():
+            assert KINDS == ["asyncio", "uvloop"]
+        """,
+        conftest="""
+            import asyncio
+            import uvloop
+
+            def pytest_asyncio_loop_factories(config, item):
+                return {"stock": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+        """,
+    )
+    result.assert_outcomes(passed=5)
+
+
+def test_hypothesis(suite):
+    result = suite(
+        """
+        from hypothesis import given, settings
+        from hypothesis import strategies
+
+        @pytest.mark.greenio
+        @given(strategies.integers())
+        @settings(max_examples=10, deadline=None)
+        def test_green(number):
+            assert await_(asyncio.sleep(0, number)) == number
+            assert in_greenlet()
+
+        @pytest.mark.greenio
+        @given(strategies.integers())
+        @settings(max_examples=100, deadline=None, database=None)
+        def test_found(number):
+            await_(asyncio.sleep(0))
+            assert number < 10
+        """
+    )
+    result.assert_outcomes(passed=1, failed=1)
+    assert "number=10" in result.stdout.str()
 
 
 def test_suites_that_do_not_use_it(suite):

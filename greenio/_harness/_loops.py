@@ -22,6 +22,7 @@ import pytest
 from .. import _original
 
 __all__ = [
+    "LOOP_FACTORY",
     "SCOPES",
     "LoopFactory",
     "OwnRunner",
@@ -34,6 +35,7 @@ __all__ = [
     "is_run_by_anyio",
     "is_run_by_pytest_asyncio",
     "is_running",
+    "loop_factories",
     "loop_factory",
     "loop_scope",
 ]
@@ -43,6 +45,9 @@ LoopFactory: TypeAlias = Callable[[], AbstractEventLoop]
 
 SCOPES: tuple[Scope, ...] = ("function", "class", "module", "package", "session")
 """From the narrowest to the broadest."""
+
+LOOP_FACTORY = "_asyncio_loop_factory"
+"""pytest-asyncio's fixture whose parameter is the loop factory."""
 
 _NODES: dict[str, Any] = {
     "class": pytest.Class,
@@ -208,6 +213,15 @@ def find_loop(request: pytest.FixtureRequest, item: pytest.Item, scope: Scope) -
     value = request.getfixturevalue(name)
     _finish_before(request, name)
     return ScopedLoop(value)
+
+
+def loop_factories(item: pytest.Function) -> dict[str, LoopFactory]:
+    """Ask for the loop factories that a suite gives to pytest-asyncio by its hook, by their names; from 1.4 on."""
+    hook = getattr(item.ihook, "pytest_asyncio_loop_factories", None)
+    plugin = item.config.pluginmanager.get_plugin("asyncio")
+    if hook is None or not hook.get_hookimpls() or not hasattr(plugin, LOOP_FACTORY):
+        return {}
+    return dict(hook(config=item.config, item=item) or {})
 
 
 def _name_of_fixture(item: pytest.Item, scope: Scope) -> str:

@@ -36,16 +36,25 @@ class Contexts:
 
     def __init__(self) -> None:
         self.pieces = copy_context()
+        self._entered = False
         self._inward: dict[ContextVar[Any], Token[Any]] = {}
         self._outward: dict[ContextVar[Any], Token[Any]] = {}
 
     @contextlib.contextmanager
     def shared(self) -> Iterator[Context]:
-        """Have a piece see what is set now, and everybody else afterwards what the piece has set."""
+        """Have a piece see what is set now, and everybody else afterwards what the piece has set.
+
+        A piece within a piece, which a green test has made on another loop, gets a copy.
+        """
+        if self._entered:
+            yield copy_context()
+            return
         _carry(copy_context(), self.pieces, self.pieces.run, self._inward)
+        self._entered = True
         try:
             yield self.pieces
         finally:
+            self._entered = False
             _carry(self.pieces, copy_context(), _call, self._outward)
 
 
@@ -60,7 +69,8 @@ def _carry(
         if variable not in target or target[variable] is not value:
             tokens.setdefault(variable, run(variable.set, value))
     for variable in [each for each in tokens if each not in source]:
-        run(variable.reset, tokens.pop(variable))
+        with contextlib.suppress(ValueError):  # set in a context that was left since
+            run(variable.reset, tokens.pop(variable))
 
 
 def run_piece(
