@@ -154,7 +154,7 @@ class TestVirtualClock:
             server.close()
             await server.wait_closed()
 
-        virtual(main)
+        virtual(main, io_patience=5.0)  # however busy the machine is
 
     def test_another_process_is_waited_for(self, virtual, patched):
         async def main():

@@ -31,7 +31,7 @@ from ._parked import waits_for_descriptor
 
 __all__ = ["VirtualClockLoop"]
 
-_IO_PATIENCE = 0.005
+_IO_PATIENCE = 0.05
 _JOB_PATIENCE = 1.0
 _JOB_PAUSE = 0.001
 

@@ -1,4 +1,4 @@
-"""What type checkers must make of greenio.testing and of the plugin's fixtures. Checked by mypy and pyright, never run."""
+"""What type checkers must make of greenio.testing and the plugin's fixtures. Checked by mypy and pyright, never run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ def clock() -> None:
 
 
 async def states() -> None:
-    assert_type(wait_until_parked(2, timeout=1), Coroutine[Any, Any, None])
+    waiting: Coroutine[Any, Any, None] = wait_until_parked(2, timeout=1)
+    await waiting
     with assert_parks(2) as parks:
         assert_type(parks, list[str])
     with assert_no_leaks():
