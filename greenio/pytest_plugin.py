@@ -29,6 +29,7 @@ from ._harness._loops import (
     broader,
     find_loop,
     has_pytest_asyncio,
+    is_async,
     is_asyncio_fixture,
     is_run_by_anyio,
     is_run_by_pytest_asyncio,
@@ -105,7 +106,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if choice.managed:
             wanted.append("greenio_loop")
         item.fixturenames.extend(name for name in wanted if name not in item.fixturenames)
-        if choice.managed and not _is_async(item) and item.get_closest_marker("asyncio") is not None:
+        if choice.managed and not is_async(item) and item.get_closest_marker("asyncio") is not None:
             # The mark is there for a whole module or class, or for its loop scope.
             item.add_marker(pytest.mark.filterwarnings("ignore:.*but it is not an async function:pytest.PytestWarning"))
 
@@ -113,16 +114,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a sync test once for each loop that a suite has pytest-asyncio run its async tests on. Never parks."""
     item = cast("pytest.Function", metafunc.definition)
-    if _is_async(item) or not _choose(item).managed or not (factories := loop_factories(item)):
+    if is_async(item) or not _choose(item).managed or not (factories := loop_factories(item)):
         return
     metafunc.fixturenames.append(LOOP_FACTORY)
     metafunc.parametrize(
         LOOP_FACTORY, list(factories.values()), ids=list(factories), indirect=True, scope=loop_scope(item)
     )
-
-
-def _is_async(item: pytest.Function) -> bool:
-    return inspect.iscoroutinefunction(item.obj)
 
 
 def _is_test_case(item: pytest.Function) -> bool:
@@ -135,9 +132,11 @@ def _choose(item: pytest.Function) -> _Choice:
     if mark is None and item.config.getini("greenio_mode") != "auto":
         return _NATIVE
     green = _options(item, mark).get("green")
-    if not _is_async(item):
+    if not is_async(item):
         green = green is not False
         return _Choice(green, managed=green and not is_run_by_anyio(item))
+    if not inspect.iscoroutinefunction(item.obj):
+        return _NATIVE  # hypothesis's, around a coroutine function
     others = is_run_by_pytest_asyncio(item) or is_run_by_anyio(item)
     return _Choice(green is True, managed=mark is not None and not others and not _is_test_case(item))
 
@@ -266,7 +265,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
         if choice.managed and _is_test_case(item):
             run = functools.partial(run_piece, item.stash[_loop], _contexts_of(item.config), around=_around(lag))
             stack.enter_context(_replaced(item, "runtest", functools.partial(run, item.runtest)))
-        elif not choice.managed and (lag is not None or choice.green) and (_is_async(item) or choice.green):
+        elif not choice.managed and (lag is not None or choice.green) and (is_async(item) or choice.green):
             stack.enter_context(_replaced(item, "obj", _async_test(item.obj, choice.green, _around(lag))))
         outcome = yield
     if lag is not None and lag.held:

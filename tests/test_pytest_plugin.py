@@ -553,7 +553,7 @@ def test_serve(suite, arguments):
         """
         import requests
 
-        CALLS = []
+        CALLS, KEPT = [], []
 
         async def asgi(scope, receive, send):
             if scope["type"] == "lifespan":
@@ -643,6 +643,28 @@ def test_serve(suite, arguments):
                 await writer.wait_closed()
 
         @pytest.mark.greenio
+        def test_requests_under_way_are_not_waited_for(patched, serve):
+            async def endless(scope, receive, send):
+                if scope["type"] == "http":
+                    CALLS.append("endless")
+                    await asyncio.Event().wait()
+            class Silent(asyncio.Protocol):
+                def connection_made(self, transport):
+                    transport.write(b"x" * 10_000_000)
+            for app in (endless, Silent):
+                host, port = serve(app).rpartition("/")[2].split(":")
+                sock = socket.create_connection((host, int(port)))
+                KEPT.append(sock)
+                sock.sendall(b"GET / HTTP/1.1\\r\\nHost: here\\r\\n\\r\\n")
+            while CALLS[-1] != "endless":
+                await_(asyncio.sleep(0))
+            KEPT[-1].recv(1)
+
+        def test_connections_are_closed():
+            for sock in KEPT:
+                sock.close()
+
+        @pytest.mark.greenio
         def test_missing(serve, monkeypatch):
             monkeypatch.setitem(__import__("sys").modules, "uvicorn", None)
             with pytest.raises(RuntimeError, match="pip install uvicorn"):
@@ -650,7 +672,7 @@ def test_serve(suite, arguments):
         """,
         *arguments,
     )
-    result.assert_outcomes(passed=6)
+    result.assert_outcomes(passed=8)
 
 
 def test_clients(suite):
@@ -912,6 +934,14 @@ def test_hypothesis(suite):
             assert in_greenlet()
 
         @pytest.mark.greenio
+        @pytest.mark.asyncio
+        @given(strategies.integers())
+        @settings(max_examples=10, deadline=None)
+        async def test_async(number):
+            await asyncio.sleep(0)
+            assert not in_greenlet()
+
+        @pytest.mark.greenio
         @given(strategies.integers())
         @settings(max_examples=100, deadline=None, database=None)
         def test_found(number):
@@ -919,7 +949,7 @@ def test_hypothesis(suite):
             assert number < 10
         """
     )
-    result.assert_outcomes(passed=1, failed=1)
+    result.assert_outcomes(passed=2, failed=1)
     assert "number=10" in result.stdout.str()
 
 

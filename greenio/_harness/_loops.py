@@ -31,6 +31,7 @@ __all__ = [
     "broader",
     "find_loop",
     "has_pytest_asyncio",
+    "is_async",
     "is_asyncio_fixture",
     "is_run_by_anyio",
     "is_run_by_pytest_asyncio",
@@ -164,7 +165,7 @@ def has_pytest_asyncio(config: pytest.Config) -> bool:
 
 def is_run_by_pytest_asyncio(item: pytest.Function) -> bool:
     """Tell whether pytest-asyncio runs a test: an async one with its mark, which its auto mode sets by itself."""
-    return _is_async(item) and has_pytest_asyncio(item.config) and item.get_closest_marker("asyncio") is not None
+    return is_async(item) and has_pytest_asyncio(item.config) and item.get_closest_marker("asyncio") is not None
 
 
 def is_run_by_anyio(item: pytest.Function) -> bool:
@@ -172,7 +173,8 @@ def is_run_by_anyio(item: pytest.Function) -> bool:
     return "anyio_backend" in item.fixturenames and not is_run_by_pytest_asyncio(item)
 
 
-def _is_async(item: pytest.Function) -> bool:
+def is_async(item: pytest.Function) -> bool:
+    """Tell whether a test is a coroutine function, also under hypothesis's `given`."""
     function = getattr(getattr(item.obj, "hypothesis", None), "inner_test", item.obj)
     return inspect.iscoroutinefunction(function)
 

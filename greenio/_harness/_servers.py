@@ -99,7 +99,7 @@ def _kind(app: Any) -> Kind:
 
 
 async def _serve_protocol(factory: Callable[[], asyncio.BaseProtocol], listening: socket.socket) -> Stop:
-    transports: list[asyncio.BaseTransport] = []
+    transports: list[asyncio.Transport] = []
 
     def make() -> asyncio.BaseProtocol:
         protocol = factory()
@@ -117,7 +117,7 @@ async def _serve_protocol(factory: Callable[[], asyncio.BaseProtocol], listening
     async def stop() -> None:
         server.close()
         for transport in transports:
-            transport.close()
+            transport.abort()
         await server.wait_closed()
         await asyncio.sleep(0)  # the transports' own close is a callback
 
@@ -131,7 +131,12 @@ async def _serve_http(app: AsgiApp, listening: socket.socket, kind: Kind) -> Sto
         raise RuntimeError(
             f"serve() runs {kind.upper()} applications by uvicorn, which is not installed: pip install uvicorn"
         ) from error
-    config = uvicorn.Config(app, log_config=None, lifespan="off" if kind == "wsgi" else "auto", ws="auto")
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        lifespan="off" if kind == "wsgi" else "auto",
+        timeout_graceful_shutdown=1,  # a request that is under way at the end of its test is not waited for
+    )
     config.load()
     server = uvicorn.Server(config)
     server.lifespan = config.lifespan_class(config)
