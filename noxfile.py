@@ -59,6 +59,18 @@ def test_floors(session: nox.Session) -> None:
 
 
 @nox.session(python=PYTHONS)
+@nox.parametrize("asyncio_plugin", ["0.26.*", "1.0.*", ">=1.1"])
+@nox.parametrize("pytest", ["8.*", "9.*"])
+def plugin(session: nox.Session, pytest: str, asyncio_plugin: str) -> None:
+    """Run the tests of the pytest plugin with each pytest and pytest-asyncio that it knows."""
+    versions = asyncio_plugin if asyncio_plugin.startswith(">") else f"=={asyncio_plugin}"
+    if pytest == "9.*" and not versions.startswith(">"):
+        session.skip("these versions of pytest-asyncio ask for pytest 8")
+    install_wheel(session, f"pytest=={pytest}", f"pytest-asyncio{versions}")
+    session.run("pytest", *(session.posargs or ["tests/test_pytest_plugin.py"]))
+
+
+@nox.session(python=PYTHONS)
 def check(session: nox.Session) -> None:
     """Run scripts/check, without the tests, on this Python."""
     session.run("scripts/check", "--no-tests", external=True, env={"PYTHON": str(Path(session.bin, "python"))})

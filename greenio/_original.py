@@ -28,6 +28,7 @@ __all__ = [
     "close",
     "current_thread",
     "dup",
+    "enumerate_threads",
     "epoll",
     "get_ident",
     "get_native_id",
@@ -82,6 +83,7 @@ RLock = _thread.RLock
 allocate_lock = _thread.allocate_lock
 start_new_thread = _thread.start_new_thread
 current_thread = threading.current_thread
+enumerate_threads = threading.enumerate
 get_ident = threading.get_ident
 get_native_id = getattr(threading, "get_native_id", get_ident)
 local = threading.local

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import greenio
-from greenio import monkey
+from greenio import monkey, pytest_plugin, testing
 
 FACE = [
     "Timeout",
@@ -59,7 +59,17 @@ MONKEY = [
     "report",
     "unpatch_all",
 ]
-MODULES = {"greenio": greenio, "greenio.monkey": monkey}
+TESTING = [
+    "Fault",
+    "Faults",
+    "VirtualClockLoop",
+    "assert_no_leaks",
+    "assert_parks",
+    "faults",
+    "wait_until_parked",
+]
+PLUGIN = ["Held", "LoopLag", "Serve", "greenio_loop", "loop_lag", "patched", "serve"]
+MODULES = {"greenio": greenio, "greenio.monkey": monkey, "greenio.testing": testing}
 SECTIONS = ("Args:", "Returns:", "Raises:", "Attributes:", "Yields:")
 
 
@@ -81,7 +91,11 @@ def functions() -> dict[str, Callable[..., Any]]:
 FUNCTIONS = functions()
 
 
-@pytest.mark.parametrize(("module", "names"), [(greenio, FACE), (monkey, MONKEY)], ids=["greenio", "monkey"])
+@pytest.mark.parametrize(
+    ("module", "names"),
+    [(greenio, FACE), (monkey, MONKEY), (testing, TESTING), (pytest_plugin, PLUGIN)],
+    ids=["greenio", "monkey", "testing", "pytest_plugin"],
+)
 def test_names_are_listed_sorted_and_there(module, names):
     assert list(module.__all__) == sorted(names)
     assert all(hasattr(module, name) for name in names)
@@ -130,9 +144,17 @@ def test_everything_is_annotated(name):
     assert set(hints) >= {*parameters, "return"}
 
 
-@pytest.mark.parametrize("name", ["Timeout", "Reference", "Report"])
-def test_classes_are_explained(name):
-    owner = greenio if name == "Timeout" else monkey
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        (greenio, "Timeout"),
+        (monkey, "Reference"),
+        (monkey, "Report"),
+        *((testing, name) for name in TESTING),
+        *((pytest_plugin, name) for name in PLUGIN[:3]),
+    ],
+)
+def test_classes_are_explained(owner, name):
     assert inspect.getdoc(getattr(owner, name))
 
 

@@ -18,6 +18,7 @@ EXPECTED = {
     "nested_run.py": r"20 answers, from 'answer 0' to 'answer 19', each from an asyncio\.run of its own",
     "pipeline.py": r"collected 300 of 300.*8 blocking consumers stored 300 readings, \[.*\] each; the list grew to 300",
     "service.py": r'"text":"you asked for /item/6".*"price":42.*to_thread.*to_greenlet.*times less time',
+    "test_orders.py": r"^\.{5} .*\n5 passed",
     "sqlalchemy_orm.py": r"50 orders of 50 customers, \d+ connections.*each saw its own",
 }
 
@@ -42,6 +43,16 @@ def test_every_example_is_here():
 def test_example(name, loop):
     printed = run(name, "--loop", loop)
     assert re.search(EXPECTED[name], printed, re.DOTALL), printed
+
+
+def test_tests_of_an_example_beside_pytest_asyncio():
+    """As a suite would run them: by pytest, with all the plugins that are here."""
+    path = EXAMPLES / "test_orders.py"
+    options = ["-q", "-c", os.devnull, "-W", "error", "-o", "asyncio_default_fixture_loop_scope=function"]
+    command = [sys.executable, "-m", "pytest", *options, "-p", "no:cacheprovider", str(path)]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert "5 passed" in found.stdout
 
 
 @pytest.mark.parametrize("name", ["pipeline.py", "service.py", "sqlalchemy_orm.py"])

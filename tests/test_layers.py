@@ -21,13 +21,17 @@ LAYERS: Mapping[str, tuple[str, ...]] = {
     "": ("_core", "_sync"),
     "__main__": ("monkey",),
     "debug": ("_core",),
-    "testing": ("", "monkey"),
-    "pytest_plugin": ("", "monkey", "testing"),
+    "_testing": ("_original", "_core", "", "monkey"),
+    "testing": ("", "monkey", "_testing"),
+    "_harness": ("_original", ""),
+    "pytest_plugin": ("", "monkey", "testing", "_harness"),
     "contrib": ("", "monkey"),
 }
 """Each layer and the layers it may import; the empty name is the package itself, its public face."""
 
 LATE_IMPORTS: Mapping[tuple[str, str], str] = {
+    ("_harness._servers", "uvicorn"): "need not be installed",
+    ("pytest_plugin", "greenio.monkey"): "most suites patch nothing, and to load the patches takes a while",
     ("_patches._libc", "ctypes"): "takes a millisecond, and few programs need it",
 }
 """Imports inside functions that are allowed: the module and what it imports, with the reason."""

@@ -22,6 +22,7 @@ from ._green import (
 )
 from ._host import Host, HostedThread
 from ._interrupt import hand_to_parked
+from ._parks import on_parks
 from ._readiness import (
     HasFileno,
     Side,
@@ -57,6 +58,7 @@ __all__ = [
     "hand_to_parked",
     "in_greenlet",
     "offload",
+    "on_parks",
     "park",
     "reader",
     "registrations",

@@ -203,6 +203,11 @@ class Watch:
         self.reader = Side(self, _READ)
         self.writer = Side(self, _OUT)
 
+    @property
+    def waiters(self) -> list[Green]:
+        """The greens that are parked here, in either direction."""
+        return [*self.reader.waiters, *self.writer.waiters]
+
     def mask(self) -> int:
         """Tell what the kernel is asked to report, as epoll's bits."""
         return (self.reader.bits if self.reader.armed else 0) | (self.writer.bits if self.writer.armed else 0)
@@ -261,6 +266,10 @@ class Poller:
         self._epoll = _open_epoll()
         # A context of its own, or the loop would keep the first waiter's for as long as it runs.
         Context().run(self.host.loop.add_reader, self._epoll.fileno(), self._on_events)
+
+    def fileno(self) -> int:
+        """Tell the descriptor of the epoll itself."""
+        return self._epoll.fileno()  # type: ignore[no-any-return]
 
     def change(self, watch: Watch, mask: int) -> None:
         """Tell the kernel which edges of a descriptor are wanted: none takes it out. From any thread."""

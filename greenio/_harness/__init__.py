@@ -1,0 +1,1 @@
+"""What the pytest plugin is made of; `greenio.pytest_plugin` has the hooks and the fixtures."""

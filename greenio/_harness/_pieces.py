@@ -1,0 +1,284 @@
+"""Pieces of a test run, each run green to its end: a test, the halves of a fixture, a finalizer.
+
+The loop runs for as long as a piece lasts and stands still in between, as it does under pytest-asyncio. All pieces
+share one context, so that a variable that a fixture sets is seen by the test and may be reset by the fixture's second
+half; pytest's own context is told of the changes, and tells its own.
+
+**Alarms.** pytest-timeout raises out of a handler for SIGALRM. While the piece is parked that would come out of the
+loop, which asyncio leaves in the middle and uvloop not at all. So for the time of a piece its handler is called by
+another. What it raises ends the piece: where it runs if it has the thread, by a cancellation if it is parked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from asyncio import AbstractEventLoop, CancelledError
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from contextvars import Context, ContextVar, Token, copy_context
+from inspect import iscoroutinefunction
+from types import FrameType, TracebackType
+from typing import Any
+
+from .. import _original, await_, get_loop, in_greenlet, to_greenlet
+from ._loops import ScopedLoop, is_running
+
+__all__ = ["Contexts", "run_piece"]
+
+_IDLE = ("asyncio", "backports", "contextlib", "greenio", "pytest_asyncio", "selectors", "uvloop")
+"""Packages whose frames alone lie over a loop that has nothing to do; the patched selectors are greenio's."""
+
+
+class Contexts:
+    """The context of all pieces, and how it and pytest's own are told of each other's changes."""
+
+    def __init__(self) -> None:
+        self.pieces = copy_context()
+        self._entered = False
+        self._inward: dict[ContextVar[Any], Token[Any]] = {}
+        self._outward: dict[ContextVar[Any], Token[Any]] = {}
+
+    @contextlib.contextmanager
+    def shared(self) -> Iterator[Context]:
+        """Have a piece see what is set now, and everybody else afterwards what the piece has set.
+
+        A piece within a piece, which a green test has made on another loop, gets a copy.
+        """
+        if self._entered:
+            yield copy_context()
+            return
+        _carry(copy_context(), self.pieces, self.pieces.run, self._inward)
+        self._entered = True
+        try:
+            yield self.pieces
+        finally:
+            self._entered = False
+            _carry(self.pieces, copy_context(), _call, self._outward)
+
+
+def _call(fn: Callable[..., Any], *args: Any) -> Any:
+    return fn(*args)
+
+
+def _carry(
+    source: Context, target: Context, run: Callable[..., Any], tokens: dict[ContextVar[Any], Token[Any]]
+) -> None:
+    for variable, value in source.items():
+        if variable not in target or target[variable] is not value:
+            tokens.setdefault(variable, run(variable.set, value))
+    for variable in [each for each in tokens if each not in source]:
+        with contextlib.suppress(ValueError):  # set in a context that was left since
+            run(variable.reset, tokens.pop(variable))
+
+
+def run_piece(
+    scoped: ScopedLoop,
+    contexts: Contexts,
+    fn: Callable[..., Any],
+    *args: Any,
+    around: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext,
+    green: bool = True,
+    **kwargs: Any,
+) -> Any:
+    """Run a function green on a loop that stands still, and return what it returns.
+
+    Called from green code of that very loop, or where a loop runs, it is a plain call.
+
+    Args:
+        scoped: The loop.
+        contexts: The context of all pieces.
+        fn: The function. A coroutine function is driven in the greenlet.
+        *args: Its positional arguments.
+        around: Makes what is entered in the loop around the call.
+        green: False to await a coroutine function as any task does.
+        **kwargs: Its keyword arguments.
+    """
+    __tracebackhide__ = True
+    if not iscoroutinefunction(fn) and (is_running() or (in_greenlet() and get_loop() is scoped.loop)):
+        return fn(*args, **kwargs)
+    if iscoroutinefunction(fn) and in_greenlet() and get_loop() is scoped.loop:
+        return await_(fn(*args, **kwargs))
+    with contexts.shared() as context:
+        piece = _Piece(fn, args, kwargs, context, around, green)
+        with _Alarm(piece), _awaiting(scoped.loop):
+            piece.run(scoped)
+    return piece.outcome()
+
+
+class _Piece:
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        context: Context,
+        around: Callable[[], AbstractContextManager[object]],
+        green: bool,
+    ) -> None:
+        self._fn, self._args, self._kwargs = fn, args, kwargs
+        self._context, self._around, self._green = context, around, green
+        self._task: asyncio.Task[Any] | None = None
+        self._value: Any = None
+        self._error: BaseException | None = None
+        self.alarm: BaseException | None = None
+        """What the handler of an alarm raised while the piece did not run."""
+
+    def run(self, scoped: ScopedLoop) -> None:
+        __tracebackhide__ = True
+        try:
+            scoped.run(self._main(), self._context if iscoroutinefunction(self._fn) else None)
+        except CancelledError:
+            if self.alarm is None:
+                raise
+        finally:
+            self._end(scoped)
+
+    def _end(self, scoped: ScopedLoop) -> None:
+        """Cancel what is left if something came out of the loop past the task, so that its `finally` blocks run."""
+        task = self._task
+        if task is not None and not task.done() and not scoped.loop.is_closed():
+            task.cancel()
+            scoped.loop.run_until_complete(asyncio.wait([task]))
+
+    def outcome(self) -> Any:
+        __tracebackhide__ = True
+        error = self._error
+        self._fn, self._args, self._kwargs = _call, (), {}
+        if self.alarm is not None:
+            raise self.alarm.with_traceback(_of_user(error)) from None
+        if error is not None:
+            self._error = None
+            raise error
+        return self._value
+
+    async def _main(self) -> None:
+        self._task = asyncio.current_task()
+        with self._around():
+            if not iscoroutinefunction(self._fn):
+                await to_greenlet(self._context.run, self._call)
+            elif self._green:
+                drive: Callable[[], Any] = self._drive
+                await to_greenlet(drive)
+            else:
+                await self._drive()
+
+    def _call(self) -> None:
+        try:
+            self._value = self._fn(*self._args, **self._kwargs)
+        except BaseException as error:
+            self._keep(error)
+
+    async def _drive(self) -> None:
+        try:
+            self._value = await self._fn(*self._args, **self._kwargs)
+        except BaseException as error:
+            self._keep(error)
+
+    def _keep(self, error: BaseException) -> None:
+        """Keep an outcome from asyncio, which adds frames, and lets KeyboardInterrupt and SystemExit stop the loop."""
+        traceback = error.__traceback__
+        assert traceback is not None
+        self._error = error.with_traceback(traceback.tb_next or traceback)
+        if isinstance(error, CancelledError):
+            raise error
+
+    def has_thread(self, frame: FrameType | None) -> bool:
+        """Tell whether the frame belongs to the piece's own code."""
+        codes = (_Piece._call.__code__, _Piece._drive.__code__)
+        return any(each.f_code in codes and each.f_locals.get("self") is self for each in _frames(frame))
+
+    def cancel(self, error: BaseException) -> None:
+        """End the piece where it is parked, with `error` as its outcome. In a signal handler."""
+        self.alarm = error
+        if self._task is not None:
+            self._task.get_loop().call_soon_threadsafe(self._task.cancel)
+
+
+def _of_user(error: BaseException | None) -> TracebackType | None:
+    """Take the traceback of an error to its last line that is not greenio's: where the user's code waits."""
+    traceback = error.__traceback__ if error is not None else None
+    entry, last = traceback, traceback
+    while entry is not None:
+        if not str(entry.tb_frame.f_globals.get("__name__", "")).startswith("greenio."):
+            last = entry
+        entry = entry.tb_next
+    if last is not None:
+        last.tb_next = None
+    return traceback
+
+
+def _frames(frame: FrameType | None) -> Iterator[FrameType]:
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+def _is_idle(frame: FrameType | None) -> bool:
+    """Tell whether a loop that runs a piece was interrupted in its wait, and not in somebody's code."""
+    for each in _frames(frame):
+        if each.f_code is _Piece.run.__code__:
+            return True
+        if str(each.f_globals.get("__name__", "")).partition(".")[0] not in _IDLE:
+            return False
+    return False
+
+
+class _Alarm:
+    """Stands before the handler of SIGALRM for the time of a piece."""
+
+    def __init__(self, piece: _Piece) -> None:
+        self._piece = piece
+        self._handler: Any = None
+
+    def __enter__(self) -> None:
+        handler = _original.getsignal(signal.SIGALRM)
+        if callable(handler):
+            with contextlib.suppress(ValueError):  # not the main thread
+                _original.signal(signal.SIGALRM, self)
+                self._handler = handler
+
+    def __exit__(self, *_: object) -> None:
+        current: object = _original.getsignal(signal.SIGALRM)
+        if self._handler is not None and current is self:
+            _original.signal(signal.SIGALRM, self._handler)
+
+    def __call__(self, signum: int, frame: FrameType | None) -> None:
+        __tracebackhide__ = True
+        try:
+            self._handler(signum, frame)
+        except BaseException as error:
+            if self._piece.has_thread(frame):
+                raise
+            self._piece.cancel(error)
+            if not _is_idle(frame):
+                raise
+
+
+@contextlib.contextmanager
+def _awaiting(loop: AbstractEventLoop) -> Iterator[None]:
+    """Have `run_until_complete` wait by `await_` where green code of the same loop calls it.
+
+    `request.getfixturevalue("an_async_fixture")` comes to that, in a green test.
+    """
+    native = loop.run_until_complete
+
+    def run_until_complete(future: Any) -> Any:
+        if in_greenlet() and get_loop() is loop:
+            return await_(future)
+        return native(future)
+
+    set_here = "run_until_complete" in getattr(loop, "__dict__", {})
+    try:
+        loop.run_until_complete = run_until_complete  # type: ignore[method-assign]
+    except AttributeError:  # a loop whose object takes no attribute
+        yield
+        return
+    try:
+        yield
+    finally:
+        if set_here:
+            loop.run_until_complete = native  # type: ignore[method-assign]
+        else:
+            del loop.run_until_complete

@@ -1,0 +1,1 @@
+"""What `greenio.testing` is made of."""
