@@ -35,6 +35,8 @@ FACE = [
     "wait_writable",
 ]
 MONKEY = [
+    "BlockingCallError",
+    "BlockingCallWarning",
     "Reference",
     "Report",
     "is_patched",

@@ -4,6 +4,7 @@ The rest of greenio waits through what is exported here, and in no other way.
 """
 
 from . import _fork as _fork
+from ._asyncio import get_running_loop
 from ._await import await_, drive, yield_once
 from ._call import to_greenlet
 from ._entry import async_to_sync, get_loop, in_greenlet, offload, run, spawn, sync_to_async
@@ -52,6 +53,7 @@ __all__ = [
     "drive",
     "forget",
     "get_loop",
+    "get_running_loop",
     "getcurrent",
     "greens",
     "hand_to_parked",
