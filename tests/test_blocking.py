@@ -1,4 +1,4 @@
-"""`on_blocking`: native code that would hold a loop is told of or refused; what cannot block, or is asyncio's, is not."""
+"""`on_blocking`: native code that would hold a loop is told of or refused; what cannot block or is asyncio's is not."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ LAYERS: Mapping[str, tuple[str, ...]] = {
     "monkey": ("_original", "_patches"),
     "": ("_core", "_sync"),
     "__main__": ("monkey",),
-    "debug": ("_core",),
+    "debug": ("_original", "_core", "_sync"),
     "testing": ("", "monkey"),
     "pytest_plugin": ("", "monkey", "testing"),
     "contrib": ("", "monkey"),

@@ -21,8 +21,9 @@ from ._green import (
     resume,
     thread_state,
 )
-from ._host import Host, HostedThread
+from ._host import Host, HostedThread, hosts
 from ._interrupt import hand_to_parked
+from ._look import Pool, frames_of, host_if_any, is_busy, parked_since, pools, record_parks
 from ._readiness import (
     HasFileno,
     Side,
@@ -45,6 +46,7 @@ __all__ = [
     "Host",
     "HostedThread",
     "Identity",
+    "Pool",
     "Side",
     "Timeout",
     "async_to_sync",
@@ -52,15 +54,22 @@ __all__ = [
     "current_green",
     "drive",
     "forget",
+    "frames_of",
     "get_loop",
     "get_running_loop",
     "getcurrent",
     "greens",
     "hand_to_parked",
+    "host_if_any",
+    "hosts",
     "in_greenlet",
+    "is_busy",
     "offload",
     "park",
+    "parked_since",
+    "pools",
     "reader",
+    "record_parks",
     "registrations",
     "renew",
     "resume",

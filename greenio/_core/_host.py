@@ -15,7 +15,7 @@ from asyncio import AbstractEventLoop, CancelledError, TimerHandle
 from collections.abc import Callable
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, Protocol
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 from .. import _original
 from ._asyncio import (
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from ._call import Call
     from ._readiness import Poller
 
-__all__ = ["Host", "HostedThread", "host_of"]
+__all__ = ["Host", "HostedThread", "host_of", "hosts"]
 
 _ATTRIBUTE = "_greenio_host"
 _logger = logging.getLogger("greenio")
@@ -199,7 +199,20 @@ def host_of(loop: AbstractEventLoop) -> Host:
         loop.close = functools.partial(_close, host, loop.close)  # type: ignore[method-assign]
     except AttributeError:
         _slotted[loop] = host
+    _hosts.add(host)
     return host
+
+
+_hosts: WeakSet[Host] = WeakSet()
+
+
+def hosts() -> list[Host]:
+    """List the hosts of all loops that there are. Never parks."""
+    while True:
+        try:
+            return list(_hosts)
+        except RuntimeError:
+            pass  # another thread has just made one
 
 
 def _close(host: Host, close: Callable[[], None]) -> None:
