@@ -24,6 +24,7 @@ __all__ = [
     "SimpleQueue",
     "Socket",
     "SocketKind",
+    "Thread",
     "allocate_lock",
     "allocate_rlock",
     "close",
@@ -49,6 +50,7 @@ __all__ = [
     "signal",
     "sleep",
     "start_new_thread",
+    "start_thread",
     "write",
 ]
 
@@ -83,6 +85,8 @@ RLock = _thread.RLock
 allocate_lock = _thread.allocate_lock
 allocate_rlock = threading.RLock
 start_new_thread = _thread.start_new_thread
+Thread = threading.Thread
+start_thread = threading.Thread.start
 current_thread = threading.current_thread
 get_ident = threading.get_ident
 get_native_id = getattr(threading, "get_native_id", get_ident)

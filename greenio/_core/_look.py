@@ -85,29 +85,44 @@ def parked_since(green: Green) -> float | None:
     return _since.get(green) if green.waiting else None
 
 
+@dataclass(eq=False)
+class _Recording:
+    """That parks of one thread are noted, and how often this was asked for."""
+
+    state: ThreadState
+    before: Any
+    count: int = 0
+
+    def trace(self, event: str, args: Any) -> None:
+        # The other side still shows the green that has just parked as the one that has the thread.
+        green = self.state.active
+        if green is not None and green.waiting and self.count:
+            _since[green] = _original.monotonic()
+        if self.before is not None:
+            self.before(event, args)
+
+    def stop(self) -> None:
+        self.count -= 1
+        if self.count:
+            return
+        for green in greens():
+            if green.thread is self.state:
+                _since.pop(green, None)
+        # Left where it is, without effect, if somebody has put another over it, or if this is another thread.
+        if gettrace() == self.trace:
+            settrace(self.before)
+
+
 def record_parks() -> Callable[[], None]:
     """Note when greens of the calling thread park, from now on. Never parks.
 
     Returns:
-        What ends it; in the same thread.
+        What ends it. Calls may overlap.
     """
-    state, clock = thread_state(), _original.monotonic
-    before: Any = gettrace()
-
-    def trace(event: str, args: Any) -> None:
-        # The other side still shows the green that has just parked as the one that has the thread.
-        green = state.active
-        if green is not None and green.waiting:
-            _since[green] = clock()
-        if before is not None:
-            before(event, args)
-
-    def stop() -> None:
-        if gettrace() is trace:
-            settrace(before)
-        for green in greens():
-            if green.thread is state:
-                _since.pop(green, None)
-
-    settrace(trace)
-    return stop
+    current: Any = gettrace()
+    recording = getattr(current, "__self__", None)
+    if not isinstance(recording, _Recording):
+        recording = _Recording(thread_state(), current)
+        settrace(recording.trace)
+    recording.count += 1
+    return recording.stop

@@ -81,7 +81,8 @@ class Listener:
             self._socket.listen(4)
             self._socket.settimeout(None)
             atexit.register(self.close)
-            _original.start_new_thread(self._serve, ())
+            thread = _original.Thread(target=self._serve, name="greenio listener", daemon=True)
+            _original.start_thread(thread)  # not a green one, whatever is patched
         except BaseException:
             self.close()
             raise

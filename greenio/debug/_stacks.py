@@ -7,6 +7,7 @@ import sys
 from asyncio import Task
 from collections.abc import Iterable
 from dataclasses import dataclass
+from inspect import CO_COROUTINE
 from types import CodeType, FrameType
 from typing import Any
 
@@ -72,9 +73,15 @@ def _shown(frames: Iterable[FrameType]) -> tuple[Frame, ...]:
 def _frames_below_loop(frame: FrameType | None) -> list[FrameType]:
     """List the frames of a thread up to those of the loop that runs in it."""
     found: list[FrameType] = []
-    while frame is not None and (module_of(frame), frame.f_code.co_name) not in _LOOP:
+    while frame is not None:
+        if (module_of(frame), frame.f_code.co_name) in _LOOP:
+            return found
         found.append(frame)
         frame = frame.f_back
+    # A green, or a loop that is written in C, which steps the outermost coroutine.
+    if found and not _is_in(module_of(found[-1]), (_OWN,)):
+        coroutines = [number for number, each in enumerate(found, 1) if each.f_code.co_flags & CO_COROUTINE]
+        return found[: coroutines[-1]] if coroutines else found
     return found
 
 

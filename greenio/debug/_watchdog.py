@@ -252,7 +252,8 @@ class _Patrol:
                 self.watched += (dog,)
             if not self._runs:
                 self._runs = True
-                _original.start_new_thread(self._run, ())
+                thread = _original.Thread(target=self._run, name="greenio watchdog", daemon=True)
+                _original.start_thread(thread)  # not a green one, whatever is patched
         self._wake()
 
     def remove(self, dog: Watchdog) -> None:
