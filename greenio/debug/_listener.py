@@ -20,7 +20,7 @@ from typing import Literal, TextIO
 
 from .. import _original
 from ._deadlocks import deadlocks
-from ._run_info import render
+from ._run_info import remember_loop, render
 
 __all__ = ["Listener", "dump_on_signal", "inspect", "listen"]
 
@@ -138,6 +138,7 @@ def listen() -> Listener:
         PermissionError: The directory is there and is not this user's alone.
         OSError: The socket cannot be made.
     """
+    remember_loop()
     return Listener()
 
 
@@ -190,6 +191,7 @@ def dump_on_signal(
     Returns:
         What puts the former handler back.
     """
+    remember_loop()
     before = _original.getsignal(signum)
 
     def handle(number: int, frame: FrameType | None) -> None:

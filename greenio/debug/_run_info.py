@@ -10,6 +10,7 @@ from asyncio import AbstractEventLoop, Task
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TextIO, TypeAlias
+from weakref import WeakKeyDictionary
 
 from .. import _original
 from .._core import Green, get_running_loop, greens, host_if_any, hosts, is_busy, pools, registrations
@@ -117,7 +118,7 @@ class RunInfo:
 
     Attributes:
         pid: The process.
-        loops: The loops that run greens or are watched, and the one that runs in the caller's thread.
+        loops: The loops that run greens or are watched, and those in which this or `listen` was called.
         pools: The pools of greens.
         registrations: The descriptors that are watched.
     """
@@ -185,11 +186,20 @@ def render(form: Form) -> str:
     return info.text() if form == "text" else info.tree()
 
 
-def _loops() -> list[AbstractEventLoop]:
-    found = [host.loop for host in hosts()] + watched_loops()
+_seen: WeakKeyDictionary[AbstractEventLoop, int] = WeakKeyDictionary()
+"""Loops that have no host, by the thread that runs them: those in which something of this package was called."""
+
+
+def remember_loop() -> None:
+    """Take note of the loop that runs in the caller's thread, so that it is shown even if it has no greens."""
     running = get_running_loop()
     if running is not None:
-        found.append(running)
+        _seen[running] = _original.get_ident()
+
+
+def _loops() -> list[AbstractEventLoop]:
+    remember_loop()
+    found = [*(host.loop for host in hosts()), *watched_loops(), *tuple(_seen)]
     return list({id(loop): loop for loop in found if not loop.is_closed()}.values())
 
 
@@ -207,7 +217,7 @@ def thread_id_of(loop: AbstractEventLoop) -> int | None:
     host = host_if_any(loop)
     if host is not None:
         return host.thread_id
-    return _original.get_ident() if get_running_loop() is loop else None
+    return _seen.get(loop)
 
 
 def _loop_info(loop: AbstractEventLoop, busy: list[Green]) -> LoopInfo:
