@@ -82,7 +82,6 @@ class TestListener:
         with debug.listen():
             found = os.getuid()
             monkeypatch.setattr(_listener.os, "getuid", lambda: found + 1)
-            monkeypatch.setattr(_listener, "_path", lambda pid, path=_listener._path(os.getpid()): path)
             ours, theirs = socket.socketpair()
             with ours, theirs:
                 if found:
@@ -163,7 +162,8 @@ def test_program(tmp_path, form, kind, directory):
         [sys.executable, path, form, kind], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout.readline() == "ready\n"
-        answer = debug.inspect(process.pid, form)
+        while "parked" not in (answer := debug.inspect(process.pid, form)):
+            pass
         process.send_signal(signal.SIGUSR1)
         lines = []
         while not any("time.sleep" in line for line in lines):

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from asyncio import AbstractEventLoop, Task
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TextIO, TypeAlias
 from weakref import WeakKeyDictionary
@@ -157,10 +157,10 @@ def run_info() -> RunInfo:
     Returns:
         Frozen dataclasses that refer to nothing live.
     """
-    busy = [green for green in greens() if is_busy(green)]
+    members = _greens_by_task()
     return RunInfo(
         pid=os.getpid(),
-        loops=tuple(_loop_info(loop, busy) for loop in _loops()),
+        loops=tuple(_loop_info(loop, members) for loop in _loops()),
         pools=tuple(PoolInfo(_thread(pool.thread_id), pool.idle, pool.busy, pool.limit) for pool in pools()),
         registrations=tuple(_registrations()),
     )
@@ -220,11 +220,19 @@ def thread_id_of(loop: AbstractEventLoop) -> int | None:
     return _seen.get(loop)
 
 
-def _loop_info(loop: AbstractEventLoop, busy: list[Green]) -> LoopInfo:
+def _loop_info(loop: AbstractEventLoop, members: Mapping[int, list[Green]]) -> LoopInfo:
     tasks = sorted(asyncio.all_tasks(loop), key=lambda task: (len(task.get_name()), task.get_name()))
     running = running_task(loop)
-    infos = tuple(_task_info(task, task is running, [green for green in busy if green.task is task]) for task in tasks)
+    infos = tuple(_task_info(task, task is running, members.get(id(task), [])) for task in tasks)
     return LoopInfo(name_of_loop(loop), _thread(thread_id_of(loop)), loop.is_running(), infos)
+
+
+def _greens_by_task() -> dict[int, list[Green]]:
+    found: dict[int, list[Green]] = {}
+    for green in greens():
+        if is_busy(green):
+            found.setdefault(id(green.task), []).append(green)
+    return found
 
 
 def running_task(loop: AbstractEventLoop) -> Task[Any] | None:

@@ -95,6 +95,17 @@ def stack_of_thread(thread_id: int | None) -> tuple[Frame, ...]:
     return _shown(frames_of_thread(thread_id))
 
 
+_SELECTS = frozenset({"selectors", "greenio._patches._blocking", "greenio._patches._selectors"})
+
+
+def is_idle(thread_id: int | None) -> bool:
+    """Tell whether a loop of asyncio waits in its selector in this thread; of loops written in C this is not known."""
+    frame = None if thread_id is None else sys._current_frames().get(thread_id)
+    while frame is not None and module_of(frame) in _SELECTS:
+        frame = frame.f_back
+    return frame is not None and (module_of(frame), frame.f_code.co_name) == ("asyncio.base_events", "_run_once")
+
+
 def frames_of_green(green: Green) -> list[FrameType]:
     """List the frames of a green, innermost first, whether it is parked or has its thread."""
     if green.waiting or green.thread.active is not green:

@@ -1,8 +1,9 @@
 """`watchdog`: who holds the loop, seen from a second thread.
 
 One thread, the patrol, looks after all loops that are watched. A few times within each threshold it hands the loop a
-callback by `call_soon_threadsafe`, which costs the loop one short turn. While that is not answered for longer than the
-threshold, the loop is held, and the patrol looks at the stack of the loop's thread there and then.
+callback by `call_soon_threadsafe`, which costs the loop one short turn; a loop of asyncio that waits in its selector is
+left to sleep. While the callback is not run for longer than the threshold, the loop is held, and the patrol looks at
+the stack of the loop's thread there and then.
 
 A C extension that keeps the interpreter's lock holds the patrol as well. Such a hold is told of when it is over, by
 the time that the answer took, without a stack.
@@ -21,7 +22,7 @@ from types import TracebackType
 
 from .. import _original
 from .._core import current_green, get_loop, get_running_loop, host_if_any
-from ._stacks import Frame, stack_of_thread
+from ._stacks import Frame, is_idle, stack_of_thread
 
 __all__ = ["Hold", "Watchdog", "WatchdogStats", "watchdog", "watched_loops"]
 
@@ -166,7 +167,8 @@ class Watchdog:
             self._tell(over, ended=True)
         asked, now = self._asked, _original.monotonic()
         if asked is None:
-            self._ask(now)
+            if not is_idle(self._thread_id):
+                self._ask(now)
         elif not self._told and now - asked >= self._threshold:
             self._told = True
             self._tell(now - asked, ended=False)
