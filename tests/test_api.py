@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import greenio
-from greenio import monkey
+from greenio import debug, monkey
 
 FACE = [
     "Timeout",
@@ -59,7 +59,32 @@ MONKEY = [
     "report",
     "unpatch_all",
 ]
-MODULES = {"greenio": greenio, "greenio.monkey": monkey}
+DEBUG = [
+    "Deadlock",
+    "Frame",
+    "GreenInfo",
+    "Hold",
+    "Listener",
+    "LockWait",
+    "LoopInfo",
+    "PoolInfo",
+    "Recorder",
+    "Registration",
+    "RunInfo",
+    "TaskInfo",
+    "Wait",
+    "Watchdog",
+    "WatchdogStats",
+    "deadlocks",
+    "dump_on_signal",
+    "inspect",
+    "listen",
+    "print_run_info",
+    "record",
+    "run_info",
+    "watchdog",
+]
+MODULES = {"greenio": greenio, "greenio.debug": debug, "greenio.monkey": monkey}
 SECTIONS = ("Args:", "Returns:", "Raises:", "Attributes:", "Yields:")
 
 
@@ -81,7 +106,10 @@ def functions() -> dict[str, Callable[..., Any]]:
 FUNCTIONS = functions()
 
 
-@pytest.mark.parametrize(("module", "names"), [(greenio, FACE), (monkey, MONKEY)], ids=["greenio", "monkey"])
+FACES = [(greenio, FACE), (debug, DEBUG), (monkey, MONKEY)]
+
+
+@pytest.mark.parametrize(("module", "names"), FACES, ids=["greenio", "debug", "monkey"])
 def test_names_are_listed_sorted_and_there(module, names):
     assert list(module.__all__) == sorted(names)
     assert all(hasattr(module, name) for name in names)

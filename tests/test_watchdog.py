@@ -115,12 +115,12 @@ def test_extension_without_the_interpreters_lock(arun, holds):
 def test_what_keeps_the_interpreters_lock_is_told_of_afterwards(arun, holds):
     async def main():
         dog = debug.watchdog(threshold=THRESHOLD, report=holds.append)  # nobody else looks
-        dog.look()
+        dog._look()
         dog._answer(dog._asked - 1)  # of another run
         assert dog.stats().holds == 0
         dog._asked -= 3
         dog._answer(dog._asked)
-        dog.look()
+        dog._look()
         await asyncio.sleep(0)
         return dog.stats()
 

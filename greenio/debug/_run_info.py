@@ -129,19 +129,19 @@ class RunInfo:
     registrations: tuple[Registration, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as plain dicts and lists."""
+        """Return it as plain dicts and lists. Never parks."""
         return asdict(self)
 
     def json(self, indent: int | None = 2) -> str:
-        """Return it as JSON, indented by so many spaces; None puts it on one line."""
+        """Return it as JSON, indented by so many spaces; None puts it on one line. Never parks."""
         return json.dumps(self.as_dict(), indent=indent)
 
     def text(self) -> str:
-        """Return it as stacks with their source lines, as in tracebacks."""
+        """Return it as stacks with their source lines, as in tracebacks. Never parks."""
         return "\n".join(_text(self)) + "\n"
 
     def tree(self) -> str:
-        """Return it as a tree, a line for each task, green and frame."""
+        """Return it as a tree, a line for each task, green and frame. Never parks."""
         return "\n".join(_tree(self)) + "\n"
 
     def __str__(self) -> str:

@@ -153,7 +153,7 @@ class Watchdog:
         state = "watching" if self in _patrol.watched else "off"
         return f"<Watchdog {state} threshold={self._threshold:g} {self._stats}>"
 
-    def look(self) -> None:
+    def _look(self) -> None:
         """See whether the loop has answered, and ask it again if it has. In the patrol's thread."""
         loop = self._loop
         if loop.is_closed():
@@ -282,7 +282,7 @@ class _Patrol:
 
     def _look(self, dog: Watchdog) -> None:
         try:
-            dog.look()
+            dog._look()
         except Exception:
             _logger.exception("the report of %r failed", dog)
 
