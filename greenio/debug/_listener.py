@@ -67,11 +67,15 @@ def _answer(request: str) -> str:
 
 
 class Listener:
-    """What answers `inspect`. Made by `listen`; ends with `close`, with its `with` block, or with the process."""
+    """What answers `inspect`. Made by `listen`; ends with `close`, with its `with` block, or with the process.
+
+    Attributes:
+        path: Where its socket is.
+    """
 
     def __init__(self) -> None:
         self._pid = os.getpid()
-        self.path = _path(self._pid)
+        self.path: str = _path(self._pid)
         _make_directory(os.path.dirname(self.path))
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.path)  # of a process that had the same number

@@ -16,7 +16,7 @@ def watching(loop: asyncio.AbstractEventLoop) -> None:
     with debug.watchdog(loop, 0.1, report=print, every=5) as dog:
         assert_type(dog, debug.Watchdog)
         assert_type(dog.stats(), debug.WatchdogStats)
-    debug.watchdog(loop, 0.1, print)  # type: ignore[misc]  # pyright: ignore[reportCallIssue]
+    debug.watchdog(loop, 0.1, print)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 
 
 def looking() -> None:
