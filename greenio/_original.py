@@ -24,6 +24,7 @@ __all__ = [
     "SimpleQueue",
     "Socket",
     "SocketKind",
+    "Thread",
     "allocate_lock",
     "close",
     "current_thread",
@@ -49,6 +50,7 @@ __all__ = [
     "signal",
     "sleep",
     "start_new_thread",
+    "start_thread",
     "write",
 ]
 
@@ -82,6 +84,8 @@ set_event_loop = asyncio.set_event_loop
 RLock = _thread.RLock
 allocate_lock = _thread.allocate_lock
 start_new_thread = _thread.start_new_thread
+Thread = threading.Thread
+start_thread = threading.Thread.start
 current_thread = threading.current_thread
 enumerate_threads = threading.enumerate
 get_ident = threading.get_ident

@@ -12,10 +12,10 @@ import importlib
 import os
 import sys
 import types
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from . import _original
 from ._patches import (
@@ -34,11 +34,15 @@ from ._patches import (
     _threading,
     _time,
 )
+from ._patches._blocking import BlockingCallError, BlockingCallWarning, Policy
 from ._patches._late import await_module, stop_awaiting
 from ._patches._references import Exchange, Reference, Sought, Swap, exchange, find_holders, find_instances
 from ._patches._table import Group, Patch
+from ._patches._would_block import guards
 
 __all__ = [
+    "BlockingCallError",
+    "BlockingCallWarning",
     "Reference",
     "Report",
     "is_patched",
@@ -151,6 +155,13 @@ _applied: dict[str, _AppliedGroup] = {}
 """The groups that are patched now, in the order in which they were."""
 
 
+_policy: Policy | None = None
+"""What is done about native code that would hold a loop; None for nothing."""
+
+_guards: _AppliedGroup | None = None
+"""What stands over everything that is patched, if there is a policy."""
+
+
 @dataclass(frozen=True)
 class Report:
     """What `report()` found. `str()` of it is for people, `as_dict()` for programs.
@@ -201,9 +212,15 @@ def patch_all(
     subprocess: bool = True,
     threading: bool = True,
     time: bool = True,
+    on_blocking: Literal["ignore", "warn", "raise"] | None = None,
+    allow_blocking: Iterable[str] = (),
     **unknown: NoReturn,
 ) -> None:
     """Patch the standard library, now, in place, all or nothing. Calling it twice is harmless. Never parks.
+
+    With `on_blocking`, a patched call of native code that would hold the thread of a running loop (a `time.sleep(1)`
+    in a coroutine) warns by BlockingCallWarning, once for each line, or raises BlockingCallError in place of blocking.
+    What cannot block does not count, nor does what asyncio does for itself. "ignore" costs nothing.
 
     Args:
         socket: `socket.socket` and its methods.
@@ -222,13 +239,17 @@ def patch_all(
         subprocess: The waits of `subprocess.Popen`.
         threading: Locks, conditions and queues of `threading` and `queue`, `Thread.join`, `current_thread`.
         time: `time.sleep`.
+        on_blocking: "ignore", "warn" or "raise"; None leaves it as it is, which is "ignore" at first.
+        allow_blocking: Modules ("package.module"), and functions ("package.module.function", or "time.sleep" itself),
+            that may block all the same, with all that they call.
         **unknown: There are no others.
 
     Raises:
         RuntimeError: A group that was asked for is not to be had on this platform. Nothing was patched.
-        ValueError: A group is unknown. Nothing was patched.
+        ValueError: A group is unknown, or `on_blocking` is. Nothing was patched.
     """
     _check_names(unknown)
+    policy = _make_policy(on_blocking, allow_blocking)
     chosen = {
         "socket": socket,
         "ssl": ssl,
@@ -246,7 +267,10 @@ def patch_all(
         "threading": threading,
         "time": time,
     }
-    _patch([name for name in _GROUPS if chosen[name]])
+    with _lock:
+        _patch([name for name in _GROUPS if chosen[name]])
+        if on_blocking is not None:
+            _set_policy(policy)
 
 
 def patch_socket() -> None:
@@ -341,11 +365,17 @@ def unpatch_all() -> None:
     Greenlets that are parked finish their wait. What other code set over a patched name since is left alone.
     """
     with _lock:
+        _set_policy(None)
         _take_off(tuple(_applied))
 
 
 @contextlib.contextmanager
-def patched(*groups: str, **choices: bool) -> Iterator[None]:
+def patched(
+    *groups: str,
+    on_blocking: Literal["ignore", "warn", "raise"] | None = None,
+    allow_blocking: Iterable[str] = (),
+    **choices: bool,
+) -> Iterator[None]:
     """Patch for the time of a `with` block. Blocks may be nested, and may overlap in several threads. Never parks.
 
     What is patched already stays so afterwards, and so does what `patch_all()` and its like ask for meanwhile: a
@@ -353,20 +383,31 @@ def patched(*groups: str, **choices: bool) -> Iterator[None]:
 
     Args:
         *groups: The groups to patch; none for all but `files` and `green_threads`.
+        on_blocking: What to do in the block about native code that holds a loop, as in `patch_all`. This is one switch
+            for the process: the end of the block puts it back to what it was at its beginning.
+        allow_blocking: What may block all the same, as in `patch_all`.
         **choices: Groups by keyword, as in `patch_all`: `patched(ssl=False)` is all but ssl.
 
     Raises:
         RuntimeError: A group that was asked for is not to be had on this platform. Nothing was patched.
-        ValueError: A group is unknown. Nothing was patched.
+        ValueError: A group is unknown, or `on_blocking` is. Nothing was patched.
     """
     _check_names([*groups, *choices])
+    policy = _make_policy(on_blocking, allow_blocking)
     chosen = groups or _BY_DEFAULT
     names = [name for name in _GROUPS if choices.get(name, name in chosen)]
-    held = _patch(names, for_block=True)
+    with _lock:
+        held = _patch(names, for_block=True)
+        before = _policy
+        if on_blocking is not None:
+            _set_policy(policy)
     try:
         yield
     finally:
-        _let_go(held)
+        with _lock:
+            if on_blocking is not None and _policy is policy:
+                _set_policy(before)
+            _let_go(held)
 
 
 def is_patched(name: str) -> bool:
@@ -400,8 +441,10 @@ def original(module: str, name: str) -> Any:
         target += f".{part}"
         native = _native_of(target)
         value = getattr(value, part) if native is _ABSENT else native
-    natives = {id(item.patch.green): item.native for item in _each_applied()}
-    return natives.get(id(value), value)
+    below = {id(item.patch.green): item.native for item in (*_each_applied(), *_each_guard())}
+    while id(value) in below:
+        value = below[id(value)]
+    return value
 
 
 def report() -> Report:
@@ -414,7 +457,8 @@ def report() -> Report:
         groups = dict(_applied)
         natives = {item.patch.target: item.native for item in _each_applied() if _has_references(item)}
         hidden = [entry for applied in groups.values() for entry in applied.group.hidden.items()]
-        ours = {id(natives), *_own_classes(), *(id(item.patch.green) for item in _each_applied())}
+        ours = {id(natives), *_own_classes()}
+        ours.update(id(item.patch.green) for item in (*_each_applied(), *_each_guard()))
         ours.update(id(green) for _, (_, green) in hidden)
         live = find_instances({**natives, **{target: native for target, (native, _) in hidden}})
         sought = [*(Sought(target, native) for target, native in natives.items()), *live]
@@ -438,6 +482,44 @@ def _check_names(names: Iterable[str]) -> None:
 def _each_applied() -> Iterator[_Applied]:
     for applied in tuple(_applied.values()):
         yield from applied.names
+
+
+def _each_guard() -> Iterator[_Applied]:
+    yield from () if _guards is None else _guards.names
+
+
+def _make_policy(action: str | None, allowed: Iterable[str]) -> Policy | None:
+    """Check what was asked for; None is for ignoring."""
+    if action not in (None, "ignore", "warn", "raise"):
+        raise ValueError(f'on_blocking must be "ignore", "warn" or "raise", not {action!r}')
+    if isinstance(allowed, str):
+        raise ValueError(f"allow_blocking takes several names: write allow_blocking=[{allowed!r}]")
+    return Policy(action, allowed) if action in ("warn", "raise") else None
+
+
+def _set_policy(policy: Policy | None) -> None:
+    global _policy
+    with _unguarded():
+        _policy = policy
+
+
+@contextlib.contextmanager
+def _unguarded() -> Iterator[None]:
+    """Take the guards off for as long as anything is patched or unpatched below them, and put them over what is then.
+
+    They are no group of their own, since what they stand over, and so what they are, changes with the groups.
+    """
+    global _guards
+    found, _guards = _guards, None
+    if found is not None:
+        _restore([found])
+    try:
+        yield
+    finally:
+        if _policy is not None and _applied:
+            made = guards({item.patch.target: item.patch for item in _each_applied()}, _policy)
+            _guards = _AppliedGroup(Group("on_blocking", made))
+            _put_on([_guards])
 
 
 def _native_of(target: str) -> Any:
@@ -471,7 +553,7 @@ def _patch(names: list[str], for_block: bool = False) -> list[_AppliedGroup]:
             )
     with _lock:
         fresh = [_AppliedGroup(_GROUPS[name]) for name in names if name not in _applied]
-        with _lifted(fresh):
+        with _unguarded() if fresh else contextlib.nullcontext(), _lifted(fresh):
             try:
                 for applied in fresh:
                     _await_modules(applied)
@@ -555,13 +637,14 @@ def _put_on_late(applied: _AppliedGroup, make: Callable[[Any], tuple[Patch, ...]
             return
         stop_awaiting([module.__name__])
         part = _AppliedGroup(replace(applied.group, patches=make(module), late={}, undo=lambda: None))
-        try:
-            _put_on([part])
-        except BaseException:
-            _restore([part])
-            raise
-        applied.names += part.names
-        applied.exchanged += part.exchanged
+        with _unguarded():
+            try:
+                _put_on([part])
+            except BaseException:
+                _restore([part])
+                raise
+            applied.names += part.names
+            applied.exchanged += part.exchanged
 
 
 def _swap_for(item: _Applied) -> Swap:
@@ -578,10 +661,13 @@ def _let_go(held: list[_AppliedGroup]) -> None:
         _take_off([name for name, applied in _applied.items() if applied in left])
 
 
-def _take_off(names: Iterable[str]) -> None:
-    groups = [_applied.pop(name) for name in names]
-    with _lifted(groups):
-        _restore_layers(groups)
+def _take_off(names: Collection[str]) -> None:
+    groups = [_applied[name] for name in names]
+    with _unguarded() if groups else contextlib.nullcontext():
+        for name in names:
+            del _applied[name]
+        with _lifted(groups):
+            _restore_layers(groups)
 
 
 def _restore_layers(groups: list[_AppliedGroup]) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import greenio
-from greenio import monkey, pytest_plugin, testing
+from greenio import debug, monkey, pytest_plugin, testing
 
 FACE = [
     "Timeout",
@@ -35,6 +35,8 @@ FACE = [
     "wait_writable",
 ]
 MONKEY = [
+    "BlockingCallError",
+    "BlockingCallWarning",
     "Reference",
     "Report",
     "is_patched",
@@ -69,7 +71,32 @@ TESTING = [
     "wait_until_parked",
 ]
 PLUGIN = ["Held", "LoopLag", "Serve", "greenio_loop", "loop_lag", "patched", "serve"]
-MODULES = {"greenio": greenio, "greenio.monkey": monkey, "greenio.testing": testing}
+DEBUG = [
+    "Deadlock",
+    "Frame",
+    "GreenInfo",
+    "Hold",
+    "Listener",
+    "LockWait",
+    "LoopInfo",
+    "PoolInfo",
+    "Recorder",
+    "Registration",
+    "RunInfo",
+    "TaskInfo",
+    "Wait",
+    "Watchdog",
+    "WatchdogStats",
+    "deadlocks",
+    "dump_on_signal",
+    "inspect",
+    "listen",
+    "print_run_info",
+    "record",
+    "run_info",
+    "watchdog",
+]
+MODULES = {"greenio": greenio, "greenio.debug": debug, "greenio.monkey": monkey, "greenio.testing": testing}
 SECTIONS = ("Args:", "Returns:", "Raises:", "Attributes:", "Yields:")
 
 
@@ -91,11 +118,16 @@ def functions() -> dict[str, Callable[..., Any]]:
 FUNCTIONS = functions()
 
 
-@pytest.mark.parametrize(
-    ("module", "names"),
-    [(greenio, FACE), (monkey, MONKEY), (testing, TESTING), (pytest_plugin, PLUGIN)],
-    ids=["greenio", "monkey", "testing", "pytest_plugin"],
-)
+FACES = {
+    "greenio": (greenio, FACE),
+    "debug": (debug, DEBUG),
+    "monkey": (monkey, MONKEY),
+    "testing": (testing, TESTING),
+    "pytest_plugin": (pytest_plugin, PLUGIN),
+}
+
+
+@pytest.mark.parametrize(("module", "names"), FACES.values(), ids=FACES)
 def test_names_are_listed_sorted_and_there(module, names):
     assert list(module.__all__) == sorted(names)
     assert all(hasattr(module, name) for name in names)

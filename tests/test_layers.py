@@ -20,7 +20,7 @@ LAYERS: Mapping[str, tuple[str, ...]] = {
     "monkey": ("_original", "_patches"),
     "": ("_core", "_sync"),
     "__main__": ("monkey",),
-    "debug": ("_core",),
+    "debug": ("_original", "_core", "_sync"),
     "_testing": ("_original", "_core", "", "monkey"),
     "testing": ("", "monkey", "_testing"),
     "_harness": ("_original", ""),

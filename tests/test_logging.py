@@ -367,3 +367,36 @@ class TestExchange:
 
         with monkey.patched():
             arun(main)
+
+
+@pytest.mark.skipif(not hasattr(logging, "logAsyncioTasks"), reason="records have no task before CPython 3.12")
+def test_records_of_green_code_name_the_task(arun, logger, monkeypatch):
+    seen = []
+
+    class Keep(logging.Handler):
+        def emit(self, record):
+            seen.append(record.taskName)
+
+    logger.addHandler(Keep())
+
+    async def main():
+        await asyncio.create_task(green())
+        await asyncio.create_task(asynchronous())
+        logger.warning("x", extra={"other": 1})
+        monkeypatch.setattr(logging, "logAsyncioTasks", False)
+        await to_greenlet(logger.warning, "x")
+
+    async def green():
+        asyncio.current_task().set_name("mine")  # an eager task has begun before it gets its name
+        await to_greenlet(logger.warning, "x")
+
+    async def asynchronous():
+        asyncio.current_task().set_name("async")
+        logger.warning("x")
+
+    with monkey.patched():
+        arun(main)
+    assert seen == ["mine", "async", seen[2], None]
+    assert seen[2].startswith("Task-")
+    logger.warning("x")
+    assert seen[-1] is None

@@ -4,6 +4,7 @@ The rest of greenio waits through what is exported here, and in no other way.
 """
 
 from . import _fork as _fork
+from ._asyncio import get_running_loop
 from ._await import await_, drive, yield_once
 from ._call import to_greenlet
 from ._entry import async_to_sync, get_loop, in_greenlet, offload, run, spawn, sync_to_async
@@ -20,8 +21,9 @@ from ._green import (
     resume,
     thread_state,
 )
-from ._host import Host, HostedThread
+from ._host import Host, HostedThread, hosts
 from ._interrupt import hand_to_parked
+from ._look import Pool, frames_of, host_if_any, is_busy, parked_since, pools, record_parks
 from ._parks import on_parks
 from ._readiness import (
     HasFileno,
@@ -45,6 +47,7 @@ __all__ = [
     "Host",
     "HostedThread",
     "Identity",
+    "Pool",
     "Side",
     "Timeout",
     "async_to_sync",
@@ -52,15 +55,23 @@ __all__ = [
     "current_green",
     "drive",
     "forget",
+    "frames_of",
     "get_loop",
+    "get_running_loop",
     "getcurrent",
     "greens",
     "hand_to_parked",
+    "host_if_any",
+    "hosts",
     "in_greenlet",
+    "is_busy",
     "offload",
     "on_parks",
     "park",
+    "parked_since",
+    "pools",
     "reader",
+    "record_parks",
     "registrations",
     "renew",
     "resume",

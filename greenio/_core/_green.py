@@ -308,7 +308,11 @@ def _call_deep(levels: int, fn: Callable[[], object]) -> int:
 
 def greens() -> list[Green]:
     """List every green of every thread, at rest or not."""
-    return list(_greens)
+    while True:
+        try:
+            return list(_greens)
+        except RuntimeError:
+            pass  # another thread has just made one
 
 
 def current_green() -> Green | None:

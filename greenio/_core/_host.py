@@ -15,7 +15,7 @@ from asyncio import AbstractEventLoop, CancelledError, TimerHandle
 from collections.abc import Callable
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, Protocol
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 from .. import _original
 from ._asyncio import (
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from ._call import Call
     from ._readiness import Poller
 
-__all__ = ["Host", "HostedThread", "host_of", "running_host"]
+__all__ = ["Host", "HostedThread", "host_of", "hosts", "running_host"]
 
 _ATTRIBUTE = "_greenio_host"
 _logger = logging.getLogger("greenio")
@@ -201,6 +201,7 @@ def host_of(loop: AbstractEventLoop) -> Host:
         loop.close = functools.partial(_close, host, loop.close)  # type: ignore[method-assign]
     except AttributeError:
         _slotted[loop] = host
+    _hosts.add(host)
     return host
 
 
@@ -216,6 +217,18 @@ def running_host() -> Host:
     host = host_of(loop)
     host.bind()
     return host
+
+
+_hosts: WeakSet[Host] = WeakSet()
+
+
+def hosts() -> list[Host]:
+    """List the hosts of all loops that there are. Never parks."""
+    while True:
+        try:
+            return list(_hosts)
+        except RuntimeError:
+            pass  # another thread has just made one
 
 
 def _close(host: Host, close: Callable[[], None]) -> None:

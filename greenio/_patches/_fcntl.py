@@ -22,7 +22,7 @@ from .._sync import Lock
 from ._socket_state import green_caller, take_turn
 from ._table import Group, like, patches
 
-__all__ = ["GROUP"]
+__all__ = ["ATTEMPTS", "GROUP"]
 
 _native_flock = fcntl_module.flock
 _native_lockf = fcntl_module.lockf
@@ -129,5 +129,14 @@ def fcntl(fd: Any, cmd: int, arg: Any = 0, /) -> Any:
         pass
     return _wait(green, partial(_native_fcntl, fd, tried, arg))
 
+
+_NO_WAIT = fcntl_module.LOCK_NB | fcntl_module.LOCK_UN
+
+ATTEMPTS: dict[str, Callable[..., object]] = {
+    "flock": lambda fd, operation: operation & _NO_WAIT or _native_flock(fd, operation | fcntl_module.LOCK_NB),
+    "lockf": lambda fd, cmd, *args: cmd & _NO_WAIT or _native_lockf(fd, cmd | fcntl_module.LOCK_NB, *args),
+    "fcntl": lambda fd, cmd, arg=0: cmd not in _TRIES or _native_fcntl(fd, _TRIES[cmd], arg),
+}
+"""For each call that may wait what tries once: BlockingIOError says that somebody else has the lock."""
 
 GROUP = Group("fcntl", patches(fcntl_module, [flock, lockf, fcntl]))

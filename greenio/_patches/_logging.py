@@ -15,7 +15,7 @@ from typing import Any
 from weakref import ref
 
 from .. import _original
-from .._core import Host, current_green, thread_state, to_greenlet
+from .._core import Green, Host, current_green, getcurrent, thread_state, to_greenlet
 from .._sync import PassableRLock, holder_in_this_thread
 from ._table import like, patches
 
@@ -23,6 +23,7 @@ __all__ = ["LOGGING", "exchange_logging_locks", "restore_logging_locks"]
 
 _handle = logging.Handler.handle
 _create_lock = logging.Handler.createLock
+_make_record = logging.Logger.makeRecord
 
 
 @dataclass(eq=False)
@@ -145,5 +146,19 @@ def restore_logging_locks() -> None:
             setattr(owner, name, old)
 
 
-LOGGING = patches(logging.Handler, [handle, createLock])
+@like(_make_record)
+def makeRecord(self: logging.Logger, *args: Any, **kwargs: Any) -> logging.LogRecord:  # noqa: N802
+    record: Any = _make_record(self, *args, **kwargs)
+    green: Any = getcurrent()
+    if green.__class__ is not Green and (green.parent is None or (green := current_green()) is None):
+        return record  # type: ignore[no-any-return]
+    if getattr(logging, "logAsyncioTasks", False) and record.taskName is None:
+        record.taskName = green.task.get_name()
+    return record  # type: ignore[no-any-return]
+
+
+_RECORDS = [makeRecord] if hasattr(logging, "logAsyncioTasks") else []
+"""From 3.12 on records have the name of the task. Green code is the host task's, though no task is current there."""
+
+LOGGING = (*patches(logging.Handler, [handle, createLock]), *patches(logging.Logger, _RECORDS))
 """Rows of the group "threading"."""

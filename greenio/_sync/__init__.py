@@ -3,7 +3,9 @@
 from ._local import LOCAL_METHODS, GreenIdentity, OldLocal, current_identity, local
 from ._locks import Lock, RLock
 from ._old import OldLock, PassableRLock, holder_in_this_thread
+from ._owners import owner_of, record_owners
 from ._queue import SimpleQueue
+from ._waiting import Shared
 
 __all__ = [
     "LOCAL_METHODS",
@@ -13,8 +15,11 @@ __all__ = [
     "OldLock",
     "PassableRLock",
     "RLock",
+    "Shared",
     "SimpleQueue",
     "current_identity",
     "holder_in_this_thread",
     "local",
+    "owner_of",
+    "record_owners",
 ]

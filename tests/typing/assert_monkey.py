@@ -29,6 +29,17 @@ def patching() -> None:
         pass
     with monkey.patched(ssl=False):
         pass
+    monkey.patch_all(on_blocking="warn", allow_blocking=["package.module"])
+    monkey.patch_all(on_blocking="complain")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    with monkey.patched("time", on_blocking="raise"):
+        pass
+
+
+def catching(error: monkey.BlockingCallError) -> None:
+    assert_type(error.call, str)
+    assert_type(error.task, str | None)
+    assert_type(error.filename, str)
+    assert_type(error.lineno, int)
 
 
 def asking() -> None:

@@ -1,0 +1,158 @@
+"""`deadlocks`: cycles of greens and threads are named, and nothing else is."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+
+from greenio import debug, monkey, spawn, to_greenlet
+from waiting import until, until_parked
+
+pytestmark = pytest.mark.usefixtures("patched")
+
+
+@pytest.fixture(params=["RLock", "Lock"])
+def locks(request):
+    """Make locks of which somebody knows the owner."""
+    make = getattr(threading, request.param)
+    with debug.record(parks=False):
+        yield make(), make()
+
+
+async def ended(*tasks):
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def take_both(first, second, ready, go):
+    with first:
+        ready.set()
+        go.wait()
+        if second.acquire(timeout=20):
+            second.release()
+
+
+def test_two_greens(arun, locks):
+    one, two = locks
+
+    async def main():
+        go = threading.Event()
+        ready = [threading.Event(), threading.Event()]
+        tasks = [spawn(take_both, one, two, ready[0], go), spawn(take_both, two, one, ready[1], go)]
+        for number, task in enumerate(tasks):
+            task.set_name(f"philosopher {number}")
+        await until_parked(2)
+        assert debug.deadlocks() == []
+        go.set()
+        await until(debug.deadlocks)
+        (found,) = debug.deadlocks()
+        assert len(found.waits) == 2
+        assert found.waits[0].owner == found.waits[1].waiter
+        assert found.waits[1].owner == found.waits[0].waiter
+        assert "philosopher 0" in str(found)
+        assert "philosopher 1" in str(found)
+        for wait in found.waits:
+            assert 0 < wait.seconds_left <= 20
+            assert wait.stack[-1].function == "take_both"
+        await ended(*tasks)
+        assert debug.deadlocks() == []
+
+    arun(main)
+
+
+def test_green_and_thread(arun, locks):
+    one, two = locks
+
+    async def main():
+        go = threading.Event()
+        ready = [threading.Event(), threading.Event()]
+        thread = threading.Thread(target=take_both, args=(one, two, ready[0], go), name="philosopher")
+        thread.start()
+        task = spawn(take_both, two, one, ready[1], go)
+        await until(lambda: all(event.is_set() for event in ready))
+        go.set()
+        await until(debug.deadlocks)
+        (found,) = debug.deadlocks()
+        waiters = {wait.waiter for wait in found.waits}
+        assert "thread 'philosopher'" in waiters
+        assert len(waiters) == 2
+        assert {wait.owner for wait in found.waits} == waiters
+        await ended(task)
+        await to_greenlet(thread.join)
+
+    arun(main)
+
+
+def test_native_code_that_waits_for_its_own_green(arun):
+    """The green could only go on if its thread did."""
+    found = []
+
+    async def main():
+        lock = threading.Lock()
+        task = spawn(hold, lock)
+        await until_parked()
+        seen = threading.Thread(target=look)
+        seen.start()
+        assert not lock.acquire(timeout=0.5)
+        await ended(task)
+        await to_greenlet(seen.join)
+
+    def hold(lock):
+        with lock:
+            threading.Event().wait()
+
+    def look():
+        pause = monkey.original("time", "sleep")
+        for _ in range(1000):
+            found.extend(debug.deadlocks())
+            if found:
+                return
+            pause(0.001)
+
+    with debug.record(parks=False):
+        arun(main)
+    assert {wait.what for wait in found[0].waits} >= {"its thread"}
+    assert len(found[0].waits) == 2
+
+
+def test_a_green_that_takes_a_lock_twice(arun):
+    async def main():
+        lock = threading.Lock()
+        task = spawn(twice, lock)
+        await until_parked()
+        (found,) = debug.deadlocks()
+        (wait,) = found.waits
+        assert wait.waiter == wait.owner
+        await ended(task)
+
+    def twice(lock):
+        with lock, lock:
+            pass
+
+    with debug.record(parks=False):
+        arun(main)
+
+
+def test_waits_that_are_no_deadlock(arun, locks):
+    one, _ = locks
+
+    async def main():
+        condition = threading.Condition()
+        tasks = [spawn(hold, one), spawn(one.acquire), spawn(one.acquire), spawn(wait, condition)]
+        tasks += [spawn(threading.Event().wait), spawn(threading.Semaphore(0).acquire)]
+        await until_parked(6)
+        assert debug.deadlocks() == []
+        await ended(*tasks)
+
+    def hold(lock):
+        with lock:
+            threading.Event().wait()
+
+    def wait(condition):
+        with condition:
+            condition.wait()
+
+    arun(main)
