@@ -30,6 +30,9 @@ Call.
 **A park returns to whoever resumed**: the parent is set anew at every resume. The greenlet that parks (`leaf`) may be
 one that a library made inside the green; it is the one that is resumed.
 
+**Steps of tasks.** `_tasks` runs each step of a coroutine as a call that is visible from its start to its end. Such a
+green is at rest, as any other, once `take_call` has said so.
+
 Only this package imports greenlet.
 """
 
@@ -486,6 +489,9 @@ def take_call(green: Green) -> Call:
     assert call is not None
     # `leaf` too: most often it is the green itself, and the collector does not look into a suspended greenlet.
     green.call = green.gr_context = green.leaf = None  # type: ignore[assignment]
+    if green.visible:
+        green.visible = False
+        call.keep(green)
     return call
 
 
