@@ -19,21 +19,30 @@ import greenio
 from greenio import monkey
 
 FACE = [
+    "GreenletPoolExecutor",
     "Timeout",
     "async_to_sync",
+    "autosync",
     "await_",
+    "enter",
     "get_loop",
     "in_greenlet",
+    "install",
+    "iterate",
     "offload",
     "run",
     "spawn",
     "sync_to_async",
+    "task_factory",
     "timeout",
     "timeout_at",
     "to_greenlet",
+    "uninstall",
     "wait_readable",
     "wait_writable",
 ]
+if sys.version_info >= (3, 12):
+    FACE.append("eager_task_factory")
 MONKEY = [
     "Reference",
     "Report",
@@ -128,9 +137,9 @@ def test_everything_is_annotated(name):
     assert set(hints) >= {*parameters, "return"}
 
 
-@pytest.mark.parametrize("name", ["Timeout", "Reference", "Report"])
+@pytest.mark.parametrize("name", ["GreenletPoolExecutor", "Timeout", "Reference", "Report"])
 def test_classes_are_explained(name):
-    owner = greenio if name == "Timeout" else monkey
+    owner = greenio if hasattr(greenio, name) else monkey
     assert inspect.getdoc(getattr(owner, name))
 
 

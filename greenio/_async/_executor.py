@@ -4,8 +4,8 @@ A worker is a greenlet for as long as there is work, and no longer: an idle one 
 What makes it one worker all the same, its thread-local values and its initializer's doings, is kept in a `_Worker`
 between two greenlets.
 
-What cannot park in a greenlet would hold the loop: what `offload` was given, and what a loop itself hands to its default
-executor (name look-ups, parts of files). That goes to a pool of real threads behind this one.
+What cannot park in a greenlet would hold the loop: what `offload` was given, and the name look-ups that a loop itself
+hands to its default executor. That goes to a pool of real threads behind this one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import logging
 from asyncio import AbstractEventLoop, CancelledError
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from concurrent.futures.thread import BrokenThreadPool
 from contextvars import Context
 from functools import partial
@@ -37,10 +37,11 @@ _Item = tuple["Future[Any]", Callable[[], Any]]
 class _Worker:
     """What stays of a worker while there is no work."""
 
-    __slots__ = ("identity", "is_initialized")
+    __slots__ = ("identity", "is_initialized", "is_working")
 
     def __init__(self) -> None:
         self.identity = GreenIdentity()
+        self.is_working = False
         self.is_initialized = False
 
 
@@ -139,18 +140,19 @@ class GreenletPoolExecutor(ThreadPoolExecutor):
             self._working += count
         for _ in range(count):
             worker = self._idle.pop() if self._idle else self._new_worker()
+            worker.is_working = True
             task = Context().run(spawn, self._work, worker)
             if not task.done():
                 task.set_name(f"{self._name}_{self._made}")
-                task.add_done_callback(partial(self._end_unbegun, worker), context=Context())
+                task.add_done_callback(partial(self._end_unbegun, worker))
 
     def _new_worker(self) -> _Worker:
         self._made += 1
         return _Worker()
 
-    def _end_unbegun(self, worker: _Worker, task: Any) -> None:
+    def _end_unbegun(self, worker: _Worker, _: object) -> None:
         """Do the bookkeeping for a worker whose task was cancelled before it began."""
-        if task.cancelled():
+        if worker.is_working:
             self._drop_items()
             self._end_work(worker)
 
@@ -198,16 +200,17 @@ class GreenletPoolExecutor(ThreadPoolExecutor):
             try:
                 result = call()
             except BaseException as error:
-                future.set_exception(error)
+                _settle(future.set_exception, error)
                 if isinstance(error, CancelledError) and not _runs(self._loop):
                     self._drop_items()
             else:
-                future.set_result(result)
+                _settle(future.set_result, result)
                 del result
             del future, call
 
     def _end_work(self, worker: _Worker) -> None:
         with self._lock:
+            worker.is_working = False
             self._working -= 1
             if not self._refusal:
                 self._idle.append(worker)
@@ -257,10 +260,21 @@ class GreenletPoolExecutor(ThreadPoolExecutor):
         return f"<{type(self).__name__} [{state}] max_workers={self._limit}>"
 
 
+def _settle(setter: Callable[[Any], None], outcome: Any) -> None:
+    """Give a future its outcome, even if the worker is cancelled where it takes the future's lock."""
+    while True:
+        try:
+            return setter(outcome)
+        except CancelledError:
+            continue
+        except InvalidStateError:
+            return None
+
+
 def _refuse_to_wait() -> NoReturn:
     raise RuntimeError(
-        "shutdown() would wait in the loop's own thread for greenlets of this loop, which cannot go on meanwhile; write "
-        "`await to_greenlet(executor.shutdown)`, or shutdown(wait=False)"
+        "shutdown() would wait in the loop's own thread for greenlets of this loop, which cannot go on meanwhile; "
+        "write `await to_greenlet(executor.shutdown)`, or shutdown(wait=False)"
     )
 
 

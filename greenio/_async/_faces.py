@@ -9,7 +9,7 @@ from types import ModuleType, TracebackType
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
-from .._core import await_
+from .._core import await_, in_greenlet
 
 __all__ = ["autosync", "enter", "iterate"]
 
@@ -110,7 +110,7 @@ def enter(manager: AbstractAsyncContextManager[T, bool | None]) -> AbstractConte
 
 
 def autosync(obj: Any) -> Any:
-    """Wrap an object with async methods so that green code uses it without `await`. Never parks; what it is used for may.
+    """Wrap an object with async methods for green code, which uses it without `await`. Never parks; its methods may.
 
     `client = autosync(httpx.AsyncClient())` gives a client whose methods return what they would give when awaited,
     whose asynchronous iterators are iterated by `for`, and whose asynchronous context managers are entered by `with`.
@@ -246,9 +246,7 @@ def _has_faces(kind: type) -> bool:
     """Tell whether objects of a class have anything that async code would await, iterate or enter."""
     found = _with_faces.get(kind)
     if found is None:
-        found = any(
-            name in _ASYNC or _is_async(inspect.getattr_static(kind, name, None)) for name in dir(kind)
-        )
+        found = any(name in _ASYNC or _is_async(inspect.getattr_static(kind, name, None)) for name in dir(kind))
         _with_faces[kind] = found
     return found
 
@@ -291,7 +289,10 @@ class _Function:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         bare = {name: _bare(value) for name, value in kwargs.items()}
-        return _result(await_(_called(self.__wrapped__, tuple(map(_bare, args)), bare)))
+        bare_args = tuple(map(_bare, args))
+        if not in_greenlet():
+            return _result(self.__wrapped__(*bare_args, **bare))
+        return _result(await_(_called(self.__wrapped__, bare_args, bare)))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__wrapped__, name)

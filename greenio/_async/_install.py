@@ -6,7 +6,6 @@ import asyncio
 from asyncio import AbstractEventLoop
 from collections.abc import Callable
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from .._core import eager_task_factory, is_native_work, task_factory
 from ._executor import GreenletPoolExecutor
@@ -28,7 +27,8 @@ class _Installed:
         self.factory: Any = None
 
 
-_installed: WeakKeyDictionary[AbstractEventLoop, _Installed] = WeakKeyDictionary()
+_ATTRIBUTE = "_greenio_installed"
+"""Where a loop keeps it, so that it goes when the loop goes."""
 
 
 def install(loop: AbstractEventLoop, *, tasks: bool = True, executor: bool = True) -> None:
@@ -42,7 +42,10 @@ def install(loop: AbstractEventLoop, *, tasks: bool = True, executor: bool = Tru
         tasks: Make its tasks by `task_factory`, or by `eager_task_factory` if they are eager now.
         executor: Run in greenlets what `asyncio.to_thread` and `loop.run_in_executor(None, ...)` are given.
     """
-    installed = _installed.setdefault(loop, _Installed())
+    installed: _Installed | None = getattr(loop, _ATTRIBUTE, None)
+    if installed is None:
+        installed = _Installed()
+        setattr(loop, _ATTRIBUTE, installed)
     if tasks and installed.factory is None:
         earlier = installed.earlier = loop.get_task_factory()
         installed.factory = eager_task_factory if _eager is not None and earlier is _eager else task_factory
@@ -59,15 +62,16 @@ def uninstall(loop: AbstractEventLoop) -> None:
     Tasks that were made meanwhile, and work that was submitted, go on as they are. What somebody else has set since is
     left alone.
     """
-    installed = _installed.pop(loop, None)
+    installed: _Installed | None = getattr(loop, _ATTRIBUTE, None)
     if installed is None:
         return
+    delattr(loop, _ATTRIBUTE)
     if installed.factory is not None and loop.get_task_factory() is installed.factory:
         loop.set_task_factory(installed.earlier)
     if installed.executor is not None:
         shadow = vars(loop).get("run_in_executor")
         if getattr(shadow, "executor", None) is installed.executor:
-            del loop.run_in_executor  # type: ignore[method-assign]
+            del loop.run_in_executor
         installed.executor.shutdown(wait=False)
 
 

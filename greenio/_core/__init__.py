@@ -6,7 +6,18 @@ The rest of greenio waits through what is exported here, and in no other way.
 from . import _fork as _fork
 from ._await import await_, drive, yield_once
 from ._call import to_greenlet
-from ._entry import async_to_sync, get_loop, in_greenlet, offload, run, spawn, sync_to_async
+from ._entry import (
+    NativeWork,
+    async_to_sync,
+    current_loop,
+    get_loop,
+    in_greenlet,
+    is_native_work,
+    offload,
+    run,
+    spawn,
+    sync_to_async,
+)
 from ._green import (
     READY,
     TIMED_OUT,
@@ -33,6 +44,7 @@ from ._readiness import (
     wait_writable,
     writer,
 )
+from ._tasks import eager_task_factory, task_factory
 from ._timeouts import Timeout, timeout, timeout_at
 
 __all__ = [
@@ -44,18 +56,22 @@ __all__ = [
     "Host",
     "HostedThread",
     "Identity",
+    "NativeWork",
     "Side",
     "Timeout",
     "async_to_sync",
     "await_",
     "current_green",
+    "current_loop",
     "drive",
+    "eager_task_factory",
     "forget",
     "get_loop",
     "getcurrent",
     "greens",
     "hand_to_parked",
     "in_greenlet",
+    "is_native_work",
     "offload",
     "park",
     "reader",
@@ -65,6 +81,7 @@ __all__ = [
     "run",
     "spawn",
     "sync_to_async",
+    "task_factory",
     "thread_state",
     "timeout",
     "timeout_at",

@@ -160,6 +160,9 @@ def thread_state() -> ThreadState:
 class Identity(Protocol):
     """Who sync code is as long as a call lasts: what it calls its thread, and the values that are that thread's own."""
 
+    hears_signals: bool
+    """Whether what signal handlers raise is meant for this call, whoever else is parked."""
+
     def end(self) -> None:
         """Let go of them, in the green itself, when its call ends. May park."""
 

@@ -11,9 +11,9 @@ call on a pooled green in which the host is visible from the start, so that noth
   it as to any `Call`. When the step has ended, the task is stepped, and is handed what the coroutine has yielded then.
 
 **One task, one green, where it matters.** What refers to a green wants the same one at the next step: a library's
-greenlet that was made in it and returns to its parent (SQLAlchemy), a lock that was taken in it, a timeout. So a green to
-which something still refers after a step, which its reference count tells, stays with the task; so does one that has
-parked, since that task may well park again.
+greenlet that was made in it and returns to its parent (SQLAlchemy), a lock that was taken in it, a timeout. So a green
+to which something still refers after a step, which its reference count tells, stays with the task; so does one that
+has parked, since that task may well park again.
 
 **Truth.** `Task.get_coro()` and `get_stack()` tell of the user's coroutine, and asyncio's debug output does, since the
 thin one has every attribute of the user's.
@@ -146,20 +146,21 @@ class GreenCoroutine(Coroutine[Any, Any, T]):
             return self._go_on(parked.send, None)
         green.visible = False
         green.gr_context = None
-        error = green.error
-        if error is None:
+        failure = green.error
+        if failure is None:
             outcome, green.outcome = green.outcome, None
             if _count(green) > _AT_REST:
                 self._green = idle.pop()
             return outcome
         green.error = None
+        del green, outer, outcome
         try:
-            raise error
+            raise failure
         except BaseException:
-            trim(error)
+            trim(failure)
             raise
         finally:
-            del error
+            del failure
 
     def _go_on(self, fn: Any, *args: Any) -> Any:
         """Step what waits for the parked step; when that has ended, return or raise what it did."""
@@ -180,14 +181,14 @@ class GreenCoroutine(Coroutine[Any, Any, T]):
             cancel_again(task, step.late)
         if step.error is None:
             return step.value
-        error, step.error = step.error, None
+        failure, step.error = step.error, None
         try:
-            raise error
+            raise failure
         except BaseException:
-            trim(error)
+            trim(failure)
             raise
         finally:
-            del error
+            del failure
 
 
 _count = sys.getrefcount
@@ -265,7 +266,7 @@ def task_factory(loop: AbstractEventLoop, coro: Any, **options: Any) -> Task[Any
 
 
 def eager_task_factory(loop: AbstractEventLoop, coro: Any, **options: Any) -> Task[Any]:
-    """Do what `task_factory` does for tasks that start at once, as `asyncio.eager_task_factory` makes them. Never parks.
+    """Make such tasks as `task_factory` does, that start at once, as `asyncio.eager_task_factory`'s do. Never parks.
 
     If the first step parks, whoever made the task goes on.
 
