@@ -19,6 +19,7 @@ from types import CodeType, ModuleType, TracebackType
 from typing import Any, NoReturn
 
 from . import _original, get_loop, monkey, run
+from ._patches._handlers import hear
 from ._sync import be_the_thread
 
 __all__ = ["main"]
@@ -251,8 +252,7 @@ def _execute(program: _Program, names: dict[str, Any], watch: Callable[[Any], ob
     be_the_thread()
     watch(get_loop())
     if _original.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-        # Set by green code, so that what it raises comes to this call and not to the loop.
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        hear(signal.SIGINT, signal.default_int_handler)
     try:
         exec(program.code(), names)
     except SystemExit as error:

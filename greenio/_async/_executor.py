@@ -1,7 +1,7 @@
 """`GreenletPoolExecutor`: a `concurrent.futures.Executor` whose workers are greenlets of a loop.
 
-A worker is a greenlet for as long as there is work, and no longer: an idle one would be a pending task at the loop's end.
-What makes it one worker all the same, its thread-local values and its initializer's doings, is kept in a `_Worker`
+A worker is a greenlet for as long as there is work, and no longer: an idle one would be a pending task at the loop's
+end. What makes it one worker all the same, its thread-local values and its initializer's doings, is kept in a `_Worker`
 between two greenlets.
 
 What cannot park in a greenlet would hold the loop: what `offload` was given, and the name look-ups that a loop itself
@@ -21,7 +21,7 @@ from functools import partial
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
 from .. import _original
-from .._core import current_green, current_loop, is_native_work, spawn
+from .._core import Host, current_green, current_loop, host_of, is_native_work, spawn
 from .._sync import GreenIdentity, Lock
 
 __all__ = ["GreenletPoolExecutor"]
@@ -43,6 +43,15 @@ class _Worker:
         self.identity = GreenIdentity()
         self.is_working = False
         self.is_initialized = False
+
+
+class _AtLoopsEnd:
+    """What a host calls when its loop is closed: nobody waits for work any more that nobody will do."""
+
+    joined = False
+
+    def __init__(self, end: Callable[[], None]) -> None:
+        self.end = end
 
 
 class GreenletPoolExecutor(ThreadPoolExecutor):
@@ -76,6 +85,7 @@ class GreenletPoolExecutor(ThreadPoolExecutor):
             raise TypeError("initializer must be a callable")
         self._limit = _MAX_WORKERS if max_workers is None else max_workers
         self._loop = loop if loop is not None else current_loop()
+        self._host: Host | None = None
         self._name = thread_name_prefix or "GreenletPoolExecutor"
         self._initialize = partial(initializer, *initargs) if initializer is not None else None
         self._lock = _original.allocate_rlock()  # never held at a park; submit() may be interrupted by a signal handler
@@ -118,6 +128,8 @@ class GreenletPoolExecutor(ThreadPoolExecutor):
         return future
 
     def _usable_loop(self) -> AbstractEventLoop:
+        if self._loop is not None and self._loop.is_closed():
+            raise RuntimeError("the event loop of this executor is closed")
         if self._refusal:
             raise BrokenThreadPool(self._refusal)
         if self._is_shut_down:
@@ -128,8 +140,6 @@ class GreenletPoolExecutor(ThreadPoolExecutor):
             raise RuntimeError(
                 "GreenletPoolExecutor has no event loop yet: pass one (`loop=`), or submit first from its own thread"
             )
-        if self._loop.is_closed():
-            raise RuntimeError("the event loop of this executor is closed")
         return self._loop
 
     def _start(self) -> None:
@@ -138,6 +148,9 @@ class GreenletPoolExecutor(ThreadPoolExecutor):
             self._starting = False
             count = min(len(self._items), self._limit - self._working)
             self._working += count
+        assert self._loop is not None
+        self._host = host_of(self._loop)
+        self._host.threads[self] = _AtLoopsEnd(self._end_with_loop)
         for _ in range(count):
             worker = self._idle.pop() if self._idle else self._new_worker()
             worker.is_working = True
@@ -165,7 +178,7 @@ class GreenletPoolExecutor(ThreadPoolExecutor):
             if self._begin(worker):
                 self._work_off()
         finally:
-            if self._is_shut_down:
+            if self._is_shut_down or self._refusal:
                 worker.identity.end()
             green.identity = None
             self._end_work(worker)
@@ -212,7 +225,7 @@ class GreenletPoolExecutor(ThreadPoolExecutor):
         with self._lock:
             worker.is_working = False
             self._working -= 1
-            if not self._refusal:
+            if not self._refusal and not self._is_shut_down:
                 self._idle.append(worker)
             if self._items and not self._starting and _runs(self._loop):
                 self._starting = True
@@ -252,8 +265,18 @@ class GreenletPoolExecutor(ThreadPoolExecutor):
             self._ended.release()
         if native is not None:
             native.shutdown(wait, cancel_futures=cancel_futures)
-        for worker in self._idle if not self._working else ():
-            worker.identity.end()
+        self._let_idle_go()
+        if self._host is not None:
+            self._host.threads.pop(self, None)
+
+    def _let_idle_go(self) -> None:
+        while self._idle:
+            self._idle.pop().identity.end()
+
+    def _end_with_loop(self) -> None:
+        self._is_shut_down = True
+        self._drop_items()
+        self._let_idle_go()
 
     def __repr__(self) -> str:
         state = "shut down" if self._is_shut_down else f"{self._working} working, {len(self._items)} waiting"

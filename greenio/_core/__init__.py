@@ -31,7 +31,7 @@ from ._green import (
     resume,
     thread_state,
 )
-from ._host import Host, HostedThread
+from ._host import Host, HostedThread, host_of
 from ._interrupt import hand_to_parked
 from ._readiness import (
     HasFileno,
@@ -70,6 +70,7 @@ __all__ = [
     "getcurrent",
     "greens",
     "hand_to_parked",
+    "host_of",
     "in_greenlet",
     "is_native_work",
     "offload",

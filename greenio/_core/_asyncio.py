@@ -25,7 +25,7 @@ __all__ = [
     "Hooks",
     "current_task",
     "enter_task",
-    "forget_maker",
+    "forget_makers",
     "get_hooks",
     "get_running_loop",
     "leave_task",
@@ -42,10 +42,10 @@ get_running_loop: Callable[[], AbstractEventLoop | None] = _get_running_loop
 set_running_loop: Callable[[AbstractEventLoop | None], None] = _set_running_loop
 
 
-def forget_maker(task: AnyTask, filename: str) -> None:
-    """Take a task factory off the end of what asyncio's debug mode notes of a task's origin, as asyncio does itself."""
+def forget_makers(task: AnyTask, filename: str) -> None:
+    """Take task factories off the end of what asyncio's debug mode notes of a task's origin, as asyncio does itself."""
     frames = getattr(task, "_source_traceback", None)
-    while frames and frames[-1].filename in (filename, base_events.__file__):
+    while frames and (frames[-1].filename in (filename, base_events.__file__) or frames[-1].name == "factory"):
         del frames[-1]
 
 

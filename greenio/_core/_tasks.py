@@ -24,11 +24,12 @@ from __future__ import annotations
 import asyncio
 import sys
 from asyncio import AbstractEventLoop, CancelledError
-from collections.abc import Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator
+from inspect import signature
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
-from ._asyncio import AnyTask, current_task, enter_task, forget_maker, leave_task
+from ._asyncio import AnyTask, current_task, enter_task, forget_makers, leave_task
 from ._await import trim
 from ._call import POOL_LIMIT, Call, cancel_again, give_up, relay_on, worker
 from ._green import ENDED, RELAYED, Green, getcurrent, new_green, thread_state
@@ -84,15 +85,21 @@ class GreenCoroutine(Coroutine[Any, Any, T]):
 
     def send(self, value: Any) -> Any:
         """Run the next step; return what is to be awaited."""
-        if self._parked is None:
-            return self._run(self._send, value)
-        return self._go_on(self._parked.send, value)
+        try:
+            return self._run(self._send, value) if self._parked is None else self._go_on(self._parked.send, value)
+        except BaseException as error:
+            trim(error)
+            raise
 
     def throw(self, *error: Any) -> Any:
         """Raise an exception in the next step; return what is to be awaited."""
-        if self._parked is None:
-            return self._run(self.coroutine.throw, *error)
-        return self._go_on(self._parked.throw, *error)
+        try:
+            if self._parked is None:
+                return self._run(self.coroutine.throw, *error)
+            return self._go_on(self._parked.throw, *error)
+        except BaseException as failure:
+            trim(failure)
+            raise
 
     def close(self) -> None:
         """End the coroutine."""
@@ -156,9 +163,6 @@ class GreenCoroutine(Coroutine[Any, Any, T]):
         del green, outer, outcome
         try:
             raise failure
-        except BaseException:
-            trim(failure)
-            raise
         finally:
             del failure
 
@@ -168,9 +172,8 @@ class GreenCoroutine(Coroutine[Any, Any, T]):
             return fn(*args)
         except StopIteration:
             pass
-        except BaseException as error:
+        except BaseException:
             self._parked = self.step = None
-            trim(error)
             raise
         step = self.step
         assert step is not None
@@ -184,9 +187,6 @@ class GreenCoroutine(Coroutine[Any, Any, T]):
         failure, step.error = step.error, None
         try:
             raise failure
-        except BaseException:
-            trim(failure)
-            raise
         finally:
             del failure
 
@@ -245,7 +245,15 @@ def _frames(green: Green) -> list[FrameType]:
 _PACKAGE = __name__.partition(".")[0]
 
 
-def task_factory(loop: AbstractEventLoop, coro: Any, **options: Any) -> Task[Any]:
+def _make(coro: Any, **options: Any) -> Task[Any]:
+    """Make a task as `asyncio.Task` does."""
+    task = Task(GreenCoroutine(coro, options["loop"]), **options)
+    if task._source_traceback:  # type: ignore[attr-defined]
+        forget_makers(task, __file__)
+    return task
+
+
+def task_factory(loop: AbstractEventLoop, coro: Coroutine[Any, Any, T], **options: Any) -> asyncio.Task[T]:
     """Make tasks in which blocking calls park: for `loop.set_task_factory`. Never parks itself.
 
     Each step of such a task runs in a greenlet, so that patched calls anywhere below it wait without holding the loop.
@@ -259,14 +267,16 @@ def task_factory(loop: AbstractEventLoop, coro: Any, **options: Any) -> Task[Any
     Returns:
         The task, an `asyncio.Task`.
     """
-    task = Task(GreenCoroutine(coro, loop), loop=loop, **options)
-    if task._source_traceback:  # type: ignore[attr-defined]
-        forget_maker(task, __file__)
-    return task
+    return _make(coro, loop=loop, **options)
 
 
-def eager_task_factory(loop: AbstractEventLoop, coro: Any, **options: Any) -> Task[Any]:
-    """Make such tasks as `task_factory` does, that start at once, as `asyncio.eager_task_factory`'s do. Never parks.
+def _eager_task_factory() -> Callable[..., asyncio.Task[Any]]:
+    """Have asyncio make one around `_make`: anyio knows those by their code, and has them make lazy tasks."""
+    made: Any = asyncio.create_eager_task_factory(_make)  # type: ignore[attr-defined, unused-ignore]
+    made.__module__, made.__name__, made.__qualname__ = __name__, "eager_task_factory", "eager_task_factory"
+    made.__signature__ = signature(task_factory)
+    made.__annotations__ = get_type_hints(task_factory)
+    made.__doc__ = """Make such tasks as `task_factory` does, that start at once as asyncio's eager ones do. Never parks.
 
     If the first step parks, whoever made the task goes on.
 
@@ -278,5 +288,10 @@ def eager_task_factory(loop: AbstractEventLoop, coro: Any, **options: Any) -> Ta
     Returns:
         The task, an `asyncio.Task`.
     """
-    options.setdefault("eager_start", True)
-    return task_factory(loop, coro, **options)
+    return made  # type: ignore[no-any-return]
+
+
+eager_task_factory: Callable[..., asyncio.Task[Any]] = (
+    _eager_task_factory() if sys.version_info >= (3, 12) else task_factory
+)
+"""Public on CPython 3.12 and later, where tasks can be eager."""
