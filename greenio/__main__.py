@@ -1,7 +1,7 @@
 """`python -m greenio`: run an unmodified blocking program green, on a loop, patched before its first import.
 
-The program is the green call of `greenio.run`. To itself it is what the interpreter would run: the module `__main__`, in
-the main thread, with its own arguments, exit code and tracebacks.
+The program is the green call of `greenio.run`. To itself it is what the interpreter would run: the module `__main__`,
+in the main thread, with its own arguments, exit code and tracebacks.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import signal
 import sys
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import CodeType, ModuleType, TracebackType
 from typing import Any, NoReturn
 
@@ -162,13 +162,16 @@ def _find(options: _Options) -> _Program:
     assert options.program is not None
     if options.kind == "-c":
         source = options.program
-        return _Program(lambda: compile(source, "<string>", "exec"), {}, "-c", "")
+        names = {"__loader__": importlib.machinery.BuiltinImporter}
+        return _Program(lambda: compile(source, "<string>", "exec"), names, "-c", "")
     if options.kind == "-m":
-        return _found_module(options.program, os.getcwd())
+        if _may_set_path():
+            sys.path[0] = os.getcwd()
+        return _found_module(options.program)
     path = options.program
     if os.path.isdir(path) or zipfile.is_zipfile(path):
-        sys.path.insert(0, path)
-        return _found_module("__main__", path)
+        sys.path[: _may_set_path()] = [os.path.abspath(path)]
+        return replace(_found_module("__main__"), argument=path)
     return _found_script(path)
 
 
@@ -183,10 +186,8 @@ def _found_script(path: str) -> _Program:
     return _Program(lambda: compile(source, full, "exec"), names, path, os.path.dirname(os.path.realpath(path)))
 
 
-def _found_module(name: str, path: str) -> _Program:
-    if _may_set_path():
-        sys.path[0] = path
-    sys.modules.pop("__main__", None)
+def _found_module(name: str) -> _Program:
+    sys.modules.pop("__main__", None)  # in a directory it is another module that is looked for
     spec = _spec_of(name)
     if spec is not None and spec.submodule_search_locations is not None:
         spec = _spec_of(f"{name}.__main__")
@@ -201,7 +202,7 @@ def _found_module(name: str, path: str) -> _Program:
         "__package__": spec.parent,
         "__spec__": spec,
     }
-    return _Program(lambda: code, names, path if name == "__main__" else str(spec.origin), None)
+    return _Program(lambda: code, names, str(spec.origin), None)
 
 
 def _spec_of(name: str) -> importlib.machinery.ModuleSpec | None:

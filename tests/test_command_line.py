@@ -100,6 +100,26 @@ def test_directory_and_archive(write, tmp_path, loop_option):
         same(write, tmp_path, loop_option, [name, "x"])
 
 
+DEEP = """
+    def f():
+        g()
+
+    def g():
+        raise ValueError("bottom")
+
+    try:
+        f()
+    except ValueError as error:
+        raise KeyError from error
+"""
+THREAD = """
+    import threading, time
+
+    threading.Thread(target=lambda: (time.sleep(0.2), print("thread"))).start()
+    print("main")
+"""
+
+
 @pytest.mark.parametrize(
     "code",
     [
@@ -110,17 +130,17 @@ def test_directory_and_archive(write, tmp_path, loop_option):
         "import os; os._exit(9)",
         "import atexit; atexit.register(print, 'at exit'); raise SystemExit(3)",
         "raise KeyError(1)",
-        "def f():\n    g()\ndef g():\n    raise ValueError('bottom')\ntry:\n    f()\nexcept ValueError as e:\n    raise KeyError from e",
+        DEEP,
         "raise KeyboardInterrupt",
         "import sys; sys.excepthook = lambda *a: print('hook', a[0]); 1/0",
-        "import threading, time; threading.Thread(target=lambda: (time.sleep(0.2), print('thread'))).start(); print('main')",
+        THREAD,
         "this is no code",
         "import signal, os; signal.signal(signal.SIGINT, signal.SIG_DFL); os.kill(os.getpid(), 2)",
     ],
 )
-def test_exit_codes_and_tracebacks(write, tmp_path, loop_option, code):
+def test_exit_codes_and_tracebacks(write, tmp_path, code):
     write(code)
-    native, green = same(write, tmp_path, loop_option, ["program.py"])
+    native, green = same(write, tmp_path, ("-m", "greenio"), ["program.py"])
     assert green.stderr == native.stderr
 
 

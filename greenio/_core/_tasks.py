@@ -276,7 +276,7 @@ def _eager_task_factory() -> Callable[..., asyncio.Task[Any]]:
     made.__module__, made.__name__, made.__qualname__ = __name__, "eager_task_factory", "eager_task_factory"
     made.__signature__ = signature(task_factory)
     made.__annotations__ = get_type_hints(task_factory)
-    made.__doc__ = """Make such tasks as `task_factory` does, that start at once as asyncio's eager ones do. Never parks.
+    made.__doc__ = """Make such tasks as `task_factory` does, that start at once as asyncio's eager ones. Never parks.
 
     If the first step parks, whoever made the task goes on.
 
