@@ -349,7 +349,7 @@ def pass_on(green: Green, value: object, error: BaseException | None = None) -> 
     does with a task that began eagerly in green code), what it hands to its parent is for the loop's greenlet.
     """
     while green.waiting:
-        value, error = _hand_on(green.parent, value, error)
+        value, error = _hand_on(green, value, error)
     if error is not None:
         raise error
     return value
@@ -358,15 +358,19 @@ def pass_on(green: Green, value: object, error: BaseException | None = None) -> 
 def pass_on_at_rest(value: object, error: BaseException | None = None) -> object:
     """Do so for the calling green, which is at rest, until a call comes; without a reference to that green."""
     while getcurrent().host is None:  # type: ignore[attr-defined]
-        value, error = _hand_on(getcurrent().parent, value, error)
+        value, error = _hand_on(getcurrent(), value, error)
     if error is not None:
         raise error
     return value
 
 
-def _hand_on(parent: Any, value: object, error: BaseException | None) -> tuple[object, BaseException | None]:
+def _hand_on(green: Any, value: object, error: BaseException | None) -> tuple[object, BaseException | None]:
+    # To the green that has the thread, a task's in this step, or else to the loop's greenlet.
+    active = green.thread.active
+    receiver = green.parent if active is None or active is green else active
+    del green, active
     try:
-        return (parent.switch(value) if error is None else parent.throw(error)), None
+        return (receiver.switch(value) if error is None else receiver.throw(error)), None
     except GreenletExit:
         raise
     except BaseException as caught:

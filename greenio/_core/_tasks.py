@@ -160,6 +160,8 @@ class GreenCoroutine(Coroutine[Any, Any, T]):
                 self._green = idle.pop()
             return outcome
         green.error = None
+        if len(idle) > POOL_LIMIT:
+            idle.pop()
         del green, outer, outcome
         try:
             raise failure
