@@ -188,6 +188,7 @@ def _cancelled(message: Any) -> CancelledError:
 
 def worker() -> object:
     """Run call after call on one green. At rest it refers to nothing of the last call, and not to itself."""
+    error: BaseException | None
     fn, args, kwargs = getcurrent().parent.switch()  # type: ignore[union-attr]
     while True:
         green: Any = getcurrent()
@@ -196,6 +197,8 @@ def worker() -> object:
             if outcome.__class__ is CoroutineType and iscoroutinefunction(fn):
                 outcome = drive(green, outcome)
             error = None
+        except StopIteration as caught:  # the end of a coroutine that runs as a task; nothing here takes long
+            error, outcome = caught, None
         except BaseException as caught:
             if green.__class__ is Forked and isinstance(caught, SystemExit):
                 leave(caught)

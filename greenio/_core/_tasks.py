@@ -72,31 +72,89 @@ class Step(Call):
 class GreenCoroutine(Coroutine[Any, Any, T]):
     """The user's coroutine, each step of it in a green."""
 
-    __slots__ = ("__weakref__", "_green", "_host", "_loop", "_parked", "_send", "coroutine", "step")
+    __slots__ = ("__weakref__", "_green", "_loop", "_parked", "_send", "coroutine", "step")
 
     def __init__(self, coroutine: Coroutine[Any, Any, T], loop: AbstractEventLoop) -> None:
         self.coroutine = coroutine
         self.step: Step | None = None
         self._green: Green | None = None
-        self._host: Host | None = None
         self._loop = loop
         self._parked: Coroutine[Any, Any, None] | None = None
         self._send = coroutine.send
 
-    def send(self, value: Any) -> Any:
-        """Run the next step; return what is to be awaited."""
+    def send(self, value: Any, fn: Any = None) -> Any:
+        """Run the next step, by `fn` if not by the coroutine's own `send`; return what is to be awaited."""
+        if self._parked is not None:
+            try:
+                return self._go_on(self._parked.send if fn is None else self._parked.throw, value)
+            except BaseException as error:
+                trim(error)
+                raise
+        loop: Any = self._loop
         try:
-            return self._run(self._send, value) if self._parked is None else self._go_on(self._parked.send, value)
-        except BaseException as error:
-            trim(error)
+            host: Host = loop._greenio_host
+        except AttributeError:
+            host = host_of(loop)
+        outer = getcurrent()
+        thread = host.thread
+        if outer is not thread.main and thread is not thread_state():
+            host.bind()
+            thread = host.thread
+        idle = thread.idle
+        green = self._green
+        if green is None or green.thread is not thread:
+            green = idle.pop() if idle else new_green(worker, thread)
+        else:
+            self._green = None
+        task: Any = current_task(loop)
+        green.host = host
+        green.task = task
+        green.parent = outer
+        green.gr_context = outer.gr_context
+        green.visible = True
+        active = thread.active
+        thread.active = green
+        try:
+            outcome = green.switch(self._send if fn is None else fn, (value,), None)
+        finally:
+            thread.active = active
+        if outcome is not ENDED:
+            enter_task(loop, task)  # it was left where the green parks
+            step = self.step = green.call = Step(green)
+            host.calls.add(step)
+            parked = self._parked = _wait_for(step, task, relayed=outcome is RELAYED)
+            del green, outer, outcome
+            try:
+                return self._go_on(parked.send, None)
+            except BaseException as error:
+                trim(error)
+                raise
+        green.visible = False
+        green.gr_context = None
+        failure = green.error
+        if failure is None:
+            outcome, green.outcome = green.outcome, None
+            if _count(green) > _AT_REST:
+                self._green = idle.pop()
+            return outcome
+        green.error = None
+        if len(idle) > POOL_LIMIT:
+            idle.pop()
+        del green, outer, outcome
+        try:
+            raise failure
+        except StopIteration:
             raise
+        except BaseException:
+            trim(failure)
+            raise
+        finally:
+            del failure  # or its traceback would make a ring
 
     def throw(self, *error: Any) -> Any:
         """Raise an exception in the next step; return what is to be awaited."""
         try:
-            if self._parked is None:
-                return self._run(self.coroutine.throw, *error)
-            return self._go_on(self._parked.throw, *error)
+            return self.send(error[0] if len(error) == 1 else error[1] or error[0], self.coroutine.throw)
         except BaseException as failure:
             trim(failure)
             raise
@@ -117,65 +175,15 @@ class GreenCoroutine(Coroutine[Any, Any, T]):
     def __repr__(self) -> str:
         return repr(self.coroutine)
 
-    def _run(self, fn: Any, *args: Any) -> Any:
-        host = self._host
-        if host is None:
-            host = self._host = host_of(self._loop)
-        outer = getcurrent()
-        thread = host.thread
-        if outer is not thread.main and thread is not thread_state():
-            host.bind()
-            thread = host.thread
-        idle = thread.idle
-        green = self._green
-        if green is None or green.thread is not thread:
-            green = idle.pop() if idle else new_green(worker, thread)
-        else:
-            self._green = None
-        task: Any = current_task(self._loop)
-        green.host = host
-        green.task = task
-        green.parent = outer
-        green.gr_context = outer.gr_context
-        green.visible = True
-        active = thread.active
-        thread.active = green
-        try:
-            outcome = green.switch(fn, args, None)
-        finally:
-            thread.active = active
-        if outcome is not ENDED:
-            enter_task(self._loop, task)  # it was left where the green parks
-            step = self.step = green.call = Step(green)
-            host.calls.add(step)
-            parked = self._parked = _wait_for(step, task, relayed=outcome is RELAYED)
-            del green, outer, outcome
-            return self._go_on(parked.send, None)
-        green.visible = False
-        green.gr_context = None
-        failure = green.error
-        if failure is None:
-            outcome, green.outcome = green.outcome, None
-            if _count(green) > _AT_REST:
-                self._green = idle.pop()
-            return outcome
-        green.error = None
-        if len(idle) > POOL_LIMIT:
-            idle.pop()
-        del green, outer, outcome
-        try:
-            raise failure
-        finally:
-            del failure
-
-    def _go_on(self, fn: Any, *args: Any) -> Any:
+    def _go_on(self, fn: Any, value: Any) -> Any:
         """Step what waits for the parked step; when that has ended, return or raise what it did."""
         try:
-            return fn(*args)
+            return fn(value)
         except StopIteration:
             pass
-        except BaseException:
+        except BaseException as error:
             self._parked = self.step = None
+            trim(error)
             raise
         step = self.step
         assert step is not None
@@ -189,6 +197,9 @@ class GreenCoroutine(Coroutine[Any, Any, T]):
         failure, step.error = step.error, None
         try:
             raise failure
+        except BaseException:
+            trim(failure)
+            raise
         finally:
             del failure
 
@@ -247,14 +258,6 @@ def _frames(green: Green) -> list[FrameType]:
 _PACKAGE = __name__.partition(".")[0]
 
 
-def _make(coro: Any, **options: Any) -> Task[Any]:
-    """Make a task as `asyncio.Task` does."""
-    task = Task(GreenCoroutine(coro, options["loop"]), **options)
-    if task._source_traceback:  # type: ignore[attr-defined]
-        forget_makers(task, __file__)
-    return task
-
-
 def task_factory(loop: AbstractEventLoop, coro: Coroutine[Any, Any, T], **options: Any) -> asyncio.Task[T]:
     """Make tasks in which blocking calls park: for `loop.set_task_factory`. Never parks itself.
 
@@ -269,7 +272,15 @@ def task_factory(loop: AbstractEventLoop, coro: Coroutine[Any, Any, T], **option
     Returns:
         The task, an `asyncio.Task`.
     """
-    return _make(coro, loop=loop, **options)
+    task = Task(GreenCoroutine(coro, loop), loop=loop, **options)
+    if task._source_traceback:  # type: ignore[attr-defined]
+        forget_makers(task, __file__)
+    return task
+
+
+def _make(coro: Any, *, loop: AbstractEventLoop, **options: Any) -> asyncio.Task[Any]:
+    """Make a task as `asyncio.Task` does."""
+    return task_factory(loop, coro, **options)
 
 
 def _eager_task_factory() -> Callable[..., asyncio.Task[Any]]:
