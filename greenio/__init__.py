@@ -5,6 +5,9 @@ or a clock the loop goes on. `greenio.monkey.patch_all()` makes the blocking cal
 Importing this package patches nothing and starts nothing.
 """
 
+import sys as _sys
+
+from ._async import GreenletPoolExecutor, autosync, enter, install, iterate, uninstall
 from ._core import (
     Timeout,
     async_to_sync,
@@ -15,6 +18,7 @@ from ._core import (
     run,
     spawn,
     sync_to_async,
+    task_factory,
     timeout,
     timeout_at,
     to_greenlet,
@@ -22,21 +26,35 @@ from ._core import (
     wait_writable,
 )
 
+if _sys.version_info >= (3, 12):
+    from ._core import eager_task_factory as eager_task_factory
+
 __all__ = [
+    "GreenletPoolExecutor",
     "Timeout",
     "async_to_sync",
+    "autosync",
     "await_",
+    "enter",
     "get_loop",
     "in_greenlet",
+    "install",
+    "iterate",
     "offload",
     "run",
     "spawn",
     "sync_to_async",
+    "task_factory",
     "timeout",
     "timeout_at",
     "to_greenlet",
+    "uninstall",
     "wait_readable",
     "wait_writable",
 ]
+
+if _sys.version_info >= (3, 12):
+    __all__ += ["eager_task_factory"]
+    __all__.sort()
 
 __version__ = "0.1.0"

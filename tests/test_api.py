@@ -19,21 +19,30 @@ import greenio
 from greenio import debug, monkey, pytest_plugin, testing
 
 FACE = [
+    "GreenletPoolExecutor",
     "Timeout",
     "async_to_sync",
+    "autosync",
     "await_",
+    "enter",
     "get_loop",
     "in_greenlet",
+    "install",
+    "iterate",
     "offload",
     "run",
     "spawn",
     "sync_to_async",
+    "task_factory",
     "timeout",
     "timeout_at",
     "to_greenlet",
+    "uninstall",
     "wait_readable",
     "wait_writable",
 ]
+if sys.version_info >= (3, 12):
+    FACE.append("eager_task_factory")
 MONKEY = [
     "BlockingCallError",
     "BlockingCallWarning",
@@ -179,6 +188,7 @@ def test_everything_is_annotated(name):
 @pytest.mark.parametrize(
     ("owner", "name"),
     [
+        (greenio, "GreenletPoolExecutor"),
         (greenio, "Timeout"),
         (monkey, "Reference"),
         (monkey, "Report"),

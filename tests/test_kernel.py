@@ -501,7 +501,7 @@ def test_greenlets_are_reused(arun, patched):
 
 
 def test_the_pool_is_bounded(arun, patched, monkeypatch):
-    monkeypatch.setattr(_call, "_POOL_LIMIT", 3)
+    monkeypatch.setattr(_call, "POOL_LIMIT", 3)
     state = thread_state()
     state.idle.clear()
     gc.collect()

@@ -20,6 +20,7 @@ from . import (
     queues,
     redis_get,
     subprocesses,
+    tasks,
     wake_order,
 )
 
@@ -40,4 +41,5 @@ ROWS: tuple[Row, ...] = (
     queues.ROW,
     event.ROW,
     subprocesses.ROW,
+    *tasks.ROWS,
 )

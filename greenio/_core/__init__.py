@@ -7,7 +7,18 @@ from . import _fork as _fork
 from ._asyncio import get_running_loop
 from ._await import await_, drive, yield_once
 from ._call import to_greenlet
-from ._entry import async_to_sync, get_loop, in_greenlet, offload, run, spawn, sync_to_async
+from ._entry import (
+    NativeWork,
+    async_to_sync,
+    current_loop,
+    get_loop,
+    in_greenlet,
+    is_native_work,
+    offload,
+    run,
+    spawn,
+    sync_to_async,
+)
 from ._green import (
     READY,
     TIMED_OUT,
@@ -21,7 +32,7 @@ from ._green import (
     resume,
     thread_state,
 )
-from ._host import Host, HostedThread, hosts
+from ._host import Host, HostedThread, host_of, hosts
 from ._interrupt import hand_to_parked
 from ._look import Pool, frames_of, host_if_any, is_busy, parked_since, pools, record_parks
 from ._parks import on_parks
@@ -36,6 +47,7 @@ from ._readiness import (
     wait_writable,
     writer,
 )
+from ._tasks import eager_task_factory, task_factory
 from ._timeouts import Timeout, timeout, timeout_at
 
 __all__ = [
@@ -47,13 +59,16 @@ __all__ = [
     "Host",
     "HostedThread",
     "Identity",
+    "NativeWork",
     "Pool",
     "Side",
     "Timeout",
     "async_to_sync",
     "await_",
     "current_green",
+    "current_loop",
     "drive",
+    "eager_task_factory",
     "forget",
     "frames_of",
     "get_loop",
@@ -62,9 +77,11 @@ __all__ = [
     "greens",
     "hand_to_parked",
     "host_if_any",
+    "host_of",
     "hosts",
     "in_greenlet",
     "is_busy",
+    "is_native_work",
     "offload",
     "on_parks",
     "park",
@@ -78,6 +95,7 @@ __all__ = [
     "run",
     "spawn",
     "sync_to_async",
+    "task_factory",
     "thread_state",
     "timeout",
     "timeout_at",

@@ -1,7 +1,8 @@
 """The semi-private names of asyncio that the kernel stands on, all in one place.
 
 `_enter_task`, `_leave_task`, `_get_running_loop` and `_set_running_loop` are documented by CPython for third-party
-loops and tasks ("Extending asyncio"); every supported version has them. The rest of greenio uses public API only.
+loops and tasks ("Extending asyncio"); every supported version has them. `_source_traceback` is looked for, and may be
+missing. The rest of greenio uses public API only.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from asyncio import (
     Task,
     _get_running_loop,
     _set_running_loop,
+    base_events,
     current_task,
 )
 from asyncio.tasks import _enter_task, _leave_task
@@ -24,6 +26,7 @@ __all__ = [
     "Hooks",
     "current_task",
     "enter_task",
+    "forget_makers",
     "get_hooks",
     "get_running_loop",
     "leave_task",
@@ -38,6 +41,15 @@ enter_task: Callable[[AbstractEventLoop, AnyTask], None] = _enter_task
 leave_task: Callable[[AbstractEventLoop, AnyTask], None] = _leave_task
 get_running_loop: Callable[[], AbstractEventLoop | None] = _get_running_loop
 set_running_loop: Callable[[AbstractEventLoop | None], None] = _set_running_loop
+
+
+def forget_makers(task: AnyTask, filename: str) -> None:
+    """Take task factories off the end of what asyncio's debug mode notes of a task's origin, as asyncio does itself."""
+    frames = getattr(task, "_source_traceback", None)
+    while frames and (frames[-1].filename in (filename, base_events.__file__) or frames[-1].name == "factory"):
+        del frames[-1]
+
+
 get_hooks = sys.get_asyncgen_hooks
 set_hooks = sys.set_asyncgen_hooks
 

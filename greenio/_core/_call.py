@@ -4,7 +4,7 @@ The call is switched into at once. A function that ends without parking has retu
 parks, the host task awaits a single `Call` for all that follows: every wake-up switches straight from the loop into
 the parked greenlet, and the task is stepped only when the function has ended.
 
-A fresh greenlet costs many times what a reused one does (its frame stack is mapped and unmapped), so `_worker` runs
+A fresh greenlet costs many times what a reused one does (its frame stack is mapped and unmapped), so `worker` runs
 call after call, and rests in its thread's pool in between, with nothing of the last call left in it.
 """
 
@@ -48,12 +48,12 @@ from ._green import (
 )
 from ._host import Host, running_host
 
-__all__ = ["Call", "to_greenlet"]
+__all__ = ["POOL_LIMIT", "Call", "cancel_again", "give_up", "relay_on", "to_greenlet", "worker"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_POOL_LIMIT = 1000
+POOL_LIMIT = 1000
 """Greens at rest that a thread keeps."""
 
 
@@ -171,6 +171,9 @@ class Call:
         self.due = False
         resume(self.green, error)
 
+    def keep(self, green: Green) -> None:
+        """Take the green for the next step, if this call was a step of a coroutine; see `_tasks`."""
+
     def release(self) -> Callable[[Call], object] | None:
         """Part the call from whoever awaits it; return what would have stepped them."""
         callback = self._callback
@@ -185,8 +188,9 @@ def _cancelled(message: Any) -> CancelledError:
     return CancelledError() if message is None else CancelledError(message)
 
 
-def _worker() -> object:
+def worker() -> object:
     """Run call after call on one green. At rest it refers to nothing of the last call, and not to itself."""
+    error: BaseException | None
     fn, args, kwargs = getcurrent().parent.switch()  # type: ignore[union-attr]
     green: Any = getcurrent()
     while True:
@@ -196,6 +200,8 @@ def _worker() -> object:
             if outcome.__class__ is CoroutineType and iscoroutinefunction(fn):
                 outcome = drive(green, outcome)
             error = None
+        except StopIteration as caught:  # the end of a coroutine that runs as a task; nothing here takes long
+            error, outcome = caught, None
         except BaseException as caught:
             if green.__class__ is Forked and isinstance(caught, SystemExit):
                 leave(caught)
@@ -215,7 +221,7 @@ def _worker() -> object:
             green.outcome, green.error = outcome, error
         green.host = green.task = green.what = None
         idle = green.thread.idle
-        if len(idle) >= _POOL_LIMIT:
+        if len(idle) >= POOL_LIMIT and not green.visible:  # a task may have to keep this one, and sees to the limit
             return ENDED
         idle.append(green)
         parent = green.parent
@@ -279,7 +285,7 @@ async def to_greenlet(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) 
         host.bind()
         thread = host.thread
     idle = thread.idle
-    green = idle.pop() if idle else new_green(_worker, thread)
+    green = idle.pop() if idle else new_green(worker, thread)
     green.host = host
     green.task = task
     green.parent = outer
@@ -297,27 +303,24 @@ async def to_greenlet(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) 
             raise
     call = green.call = Call(green)
     host.calls.add(call)
+    if outer is not thread.main:
+        green.parent = thread.main  # a reference would keep a task's green with that task, see `_tasks`
+    relayed = outcome is RELAYED
+    del green, outer, outcome
     try:
-        if outcome is RELAYED:
-            del green, outer, outcome
-            await _relay(call, task)
-        else:
-            del green, outer, outcome
+        if relayed:
+            await relay_on(call, task)
         if not call.ended:
             await call
     except BaseException as error:
         if not call.ended:
-            # The coroutine is being closed, or something was thrown into it past the Call.
-            callback = call.release()
-            host.end_call(call, f"the coroutine of this call was ended by {type(error).__name__}")
-            if callback is not None and not loop.is_closed():
-                host.call_soon(callback, call)  # whoever steps this coroutine finds it ended, but not from within it
+            give_up(call, error)
         trim(error)
         raise
     if call.error is None:
         return call.value  # type: ignore[no-any-return]
     if call.late is not None:
-        _cancel_again(task, call.late)
+        cancel_again(task, call.late)
     try:
         _raise(call)
     except BaseException as error:
@@ -347,8 +350,17 @@ def _start(green: Green, host: Host, task: AnyTask, thread: ThreadState, fn: Any
         enter_task(loop, task)
 
 
+def give_up(call: Call, error: BaseException) -> None:
+    """End a call whose coroutine is being closed, or had something thrown into it past the Call."""
+    host = call.host
+    callback = call.release()
+    host.end_call(call, f"the coroutine of this call was ended by {type(error).__name__}")
+    if callback is not None and not host.loop.is_closed():
+        host.call_soon(callback, call)  # whoever steps that coroutine finds it ended, but not from within it
+
+
 @coroutine
-def _relay(call: Call, task: AnyTask) -> Generator[Any, None, None]:
+def relay_on(call: Call, task: AnyTask) -> Generator[Any, None, None]:
     """Suspend the task on whatever the green awaits, and step the green, until it ends or waits for something else.
 
     A generator hands what it yields to whoever steps the coroutine that awaits it: the task, or an outer `await_`.
@@ -386,12 +398,14 @@ def _relay(call: Call, task: AnyTask) -> Generator[Any, None, None]:
                 set_running_loop(loop)
                 set_hooks(*host.hooks)
             enter_task(loop, task)
+        if outcome is not ENDED:
+            green.parent = thread.main
     call.relaying = False
     if outcome is ENDED:
         take_call(green)
 
 
-def _cancel_again(task: AnyTask, error: CancelledError) -> None:
+def cancel_again(task: AnyTask, error: CancelledError) -> None:
     """Have a task's next wait cancelled, for a cancellation that is counted already and came too late for this one."""
     uncancel = getattr(task, "uncancel", None)
     if uncancel is not None:  # CPython 3.11

@@ -17,7 +17,18 @@ from ._call import to_greenlet
 from ._green import current_green
 from ._host import host_of
 
-__all__ = ["async_to_sync", "get_loop", "in_greenlet", "offload", "run", "spawn", "sync_to_async"]
+__all__ = [
+    "NativeWork",
+    "async_to_sync",
+    "current_loop",
+    "get_loop",
+    "in_greenlet",
+    "is_native_work",
+    "offload",
+    "run",
+    "spawn",
+    "sync_to_async",
+]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -26,6 +37,15 @@ T = TypeVar("T")
 def in_greenlet() -> bool:
     """Tell whether the caller is green: whether blocking calls park here. Never parks."""
     return current_green() is not None
+
+
+def current_loop() -> AbstractEventLoop | None:
+    """Look up the loop that runs here, or that hosts the caller, who is green; None if there is none."""
+    loop = get_running_loop()
+    if loop is not None:
+        return loop
+    green = current_green()
+    return None if green is None else green.host.loop
 
 
 def get_loop() -> AbstractEventLoop:
@@ -216,6 +236,21 @@ async def _await(awaitable: Awaitable[T]) -> T:
     return await awaitable
 
 
+class NativeWork(functools.partial[Any]):
+    """What is meant for a real thread: an executor whose workers are greenlets hands it on to one whose are threads."""
+
+    __slots__ = ()
+
+
+def is_native_work(fn: Any) -> bool:
+    """Tell whether a function is for a real thread: `offload`'s, or what a loop gives its own default executor."""
+    if fn.__class__ is NativeWork:
+        return True
+    if getattr(fn, "__wrapped__", fn) in (_original.getaddrinfo, _original.getnameinfo):
+        return True
+    return getattr(fn, "__module__", None) == "asyncio.base_events"
+
+
 def offload(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
     """Run a function in a thread of the host loop's default executor while this greenlet is parked.
 
@@ -239,7 +274,7 @@ def offload(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
     if green is None:
         return fn(*args, **kwargs)
     context = copy_context()
-    future = green.host.loop.run_in_executor(None, functools.partial(context.run, fn, *args, **kwargs))
+    future = green.host.loop.run_in_executor(None, NativeWork(context.run, fn, *args, **kwargs))
     try:
         return drive(green, future)  # type: ignore[no-any-return]
     except BaseException as error:

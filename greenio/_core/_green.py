@@ -30,6 +30,9 @@ Call.
 **A park returns to whoever resumed**: the parent is set anew at every resume. The greenlet that parks (`leaf`) may be
 one that a library made inside the green; it is the one that is resumed.
 
+**Steps of tasks.** `_tasks` runs each step of a coroutine as a call that is visible from its start to its end. Such a
+green is at rest, as any other, once `take_call` has said so.
+
 Only this package imports greenlet.
 """
 
@@ -157,6 +160,9 @@ def thread_state() -> ThreadState:
 
 class Identity(Protocol):
     """Who sync code is as long as a call lasts: what it calls its thread, and the values that are that thread's own."""
+
+    hears_signals: bool
+    """Whether what signal handlers raise is meant for this call, whoever else is parked."""
 
     def end(self) -> None:
         """Let go of them, in the green itself, when its call ends. May park."""
@@ -348,7 +354,7 @@ def pass_on(green: Green, value: object, error: BaseException | None = None) -> 
     does with a task that began eagerly in green code), what it hands to its parent is for the loop's greenlet.
     """
     while green.waiting:
-        value, error = _hand_on(green.parent, value, error)
+        value, error = _hand_on(green, value, error)
     if error is not None:
         raise error
     return value
@@ -357,15 +363,19 @@ def pass_on(green: Green, value: object, error: BaseException | None = None) -> 
 def pass_on_at_rest(value: object, error: BaseException | None = None) -> object:
     """Do so for the calling green, which is at rest, until a call comes; without a reference to that green."""
     while getcurrent().host is None:  # type: ignore[attr-defined]
-        value, error = _hand_on(getcurrent().parent, value, error)
+        value, error = _hand_on(getcurrent(), value, error)
     if error is not None:
         raise error
     return value
 
 
-def _hand_on(parent: Any, value: object, error: BaseException | None) -> tuple[object, BaseException | None]:
+def _hand_on(green: Any, value: object, error: BaseException | None) -> tuple[object, BaseException | None]:
+    # To the green that has the thread, a task's in this step, or else to the loop's greenlet.
+    active = green.thread.active
+    receiver = green.parent if active is None or active is green else active
+    del green, active
     try:
-        return (parent.switch(value) if error is None else parent.throw(error)), None
+        return (receiver.switch(value) if error is None else receiver.throw(error)), None
     except GreenletExit:
         raise
     except BaseException as caught:
@@ -491,6 +501,9 @@ def take_call(green: Green) -> Call:
     assert call is not None
     # `leaf` too: most often it is the green itself, and the collector does not look into a suspended greenlet.
     green.call = green.gr_context = green.leaf = None  # type: ignore[assignment]
+    if green.visible:
+        green.visible = False
+        call.keep(green)
     return call
 
 

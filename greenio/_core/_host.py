@@ -19,7 +19,6 @@ from weakref import WeakKeyDictionary, WeakSet
 
 from .. import _original
 from ._asyncio import (
-    AnyTask,
     current_task,
     enter_task,
     get_hooks,
@@ -80,7 +79,7 @@ class Host:
         self.loop = loop
         self.ended = False
         self.calls: set[Call] = set()
-        self.threads: dict[AnyTask, HostedThread] = {}
+        self.threads: dict[Any, HostedThread] = {}  # by task, and executors that have none
         self.poller: Poller | None = None
         uvloop = type(loop).__module__.partition(".")[0] == "uvloop"
         # uvloop's time() is cached once per turn, in milliseconds; it counts the same clock as time.monotonic.

@@ -2,7 +2,8 @@
 
 A native handler interrupts whatever its thread waits in, and what it raises comes out of that call. While greens are
 parked, the thread waits in their loop; what is raised there ends the loop, on asyncio, or is only logged, on uvloop. So
-it is handed to the green that is parked, if there is but one. Were there several, nobody could tell for whom it is.
+it is handed to the green that is parked, if there is but one. Were there several, nobody could tell for whom it is,
+unless one of them is the program itself, of which the thread is the main one: handlers interrupt that, natively too.
 """
 
 from __future__ import annotations
@@ -22,11 +23,13 @@ def hand_to_parked(error: BaseException) -> bool:
         False if it is the caller who has to raise it: green code has the thread, no green is parked, or several are,
         or the one that is awaits in `await_`, where its task stands for it.
     """
-    if current_green() is not None:
-        return False
-    thread = thread_state()
+    current, thread = current_green(), thread_state()
     # A green at rest has no host; the class is another's in a forked child.
     calls = [green for green in greens() if green.thread is thread and green.host is not None]
+    programs = [green for green in calls if green.identity is not None and green.identity.hears_signals]
+    if current is not None and (not programs or current in programs):
+        return False
+    calls = programs or calls
     if len(calls) != 1 or not _can_take(calls[0]):
         return False
     green = calls[0]

@@ -15,7 +15,7 @@ from typing import Any
 from greenlet import gettrace, settrace
 
 from .. import _original
-from ._call import _POOL_LIMIT
+from ._call import POOL_LIMIT
 from ._green import Green, ThreadState, greens, thread_state
 from ._host import Host, hosts
 
@@ -48,7 +48,7 @@ def pools() -> list[Pool]:
     found = []
     for key, (state, members) in states.items():
         busy = sum(is_busy(green) for green in members)
-        found.append(Pool(thread_ids.get(key), len(state.idle), busy, _POOL_LIMIT))
+        found.append(Pool(thread_ids.get(key), len(state.idle), busy, POOL_LIMIT))
     return found
 
 

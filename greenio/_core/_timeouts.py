@@ -6,7 +6,9 @@ import sys
 from asyncio import CancelledError, TimerHandle
 from types import TracebackType
 
+from ._asyncio import AnyTask
 from ._green import Green, current_green
+from ._host import Host
 
 __all__ = ["Timeout", "timeout", "timeout_at"]
 
@@ -22,6 +24,8 @@ class Timeout:
         self._when = when
         self._delay = delay
         self._green: Green | None = None
+        self._host: Host | None = None  # beside the green, which has none while its task awaits; see `_tasks`
+        self._task: AnyTask | None = None
         self._timer: TimerHandle | None = None
         self._cancelling = 0
         self._expired = False
@@ -56,8 +60,8 @@ class Timeout:
         self._when = when
         if when is None:
             return
-        assert self._green is not None
-        host = self._green.host
+        host = self._host
+        assert host is not None
         if when <= host.clock():
             host.call_soon(self._expire)
             self._timer = None
@@ -67,13 +71,14 @@ class Timeout:
     def _expire(self) -> None:
         if self._state != "entered" or self._expired or self._when is None:
             return
-        assert self._green is not None
-        if self._when > self._green.host.clock():
+        assert self._host is not None
+        assert self._task is not None
+        if self._when > self._host.clock():
             self._arm(self._when)  # it was rescheduled while this call was on its way
             return
         self._expired = True
         self._timer = None
-        _cancel(self._green)
+        _cancel(self._host, self._task)
 
     def __enter__(self) -> Timeout:
         green = current_green()
@@ -85,7 +90,7 @@ class Timeout:
         if self._state != "created":
             raise RuntimeError("a timeout can be entered once; make a new one with timeout(seconds)")
         self._state = "entered"
-        self._green = green
+        self._green, self._host, self._task = green, green.host, green.task
         self._cancelling = _cancelling(green)
         if self._delay is not None:
             self._when = green.host.clock() + self._delay
@@ -123,8 +128,8 @@ if sys.version_info >= (3, 11):
     def _uncancel(green: Green) -> int:
         return green.task.uncancel()
 
-    def _cancel(green: Green) -> None:
-        green.task.cancel()
+    def _cancel(_: Host, task: AnyTask) -> None:
+        task.cancel()
 
 else:  # CPython 3.10: the greens themselves count the cancellations that reach them, those of timeouts excepted
 
@@ -134,9 +139,8 @@ else:  # CPython 3.10: the greens themselves count the cancellations that reach 
     def _uncancel(green: Green) -> int:
         return green.cancels
 
-    def _cancel(green: Green) -> None:
-        task = green.task
-        reached = [call.green for call in green.host.calls if call.green.task is task]
+    def _cancel(host: Host, task: AnyTask) -> None:
+        reached = [call.green for call in host.calls if call.green.task is task]
         task.cancel()
         for each in reached:
             each.cancels -= 1

@@ -14,7 +14,7 @@ from .._core import hand_to_parked
 from ._socket_state import green_caller
 from ._table import like, patches
 
-__all__ = ["HANDLERS", "bare_handlers"]
+__all__ = ["HANDLERS", "bare_handlers", "hear"]
 
 
 class _Handler:
@@ -47,6 +47,11 @@ def signal(signalnum: Any, handler: Any) -> Any:
 @like(_original.getsignal)
 def getsignal(signalnum: Any) -> Any:
     return _bare(_original.getsignal(signalnum))
+
+
+def hear(signum: int, handler: Any) -> None:
+    """Set a handler as green code does: what it raises comes to that code. Never parks."""
+    _original.signal(signum, _Handler(handler))
 
 
 def bare_handlers() -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .. import _original
-from .._core import Green, drive
+from .._core import Green, NativeWork, drive
 
 __all__ = ["Asked", "ask_executor", "is_numeric", "name_of", "numeric_address", "resolve"]
 
@@ -95,7 +95,7 @@ def name_of(green: Green, address: Any, flags: int) -> Any:
 
 def ask_executor(green: Green, native: Callable[..., Any], *args: Any) -> Any:
     """Make a native call for which event loops have no method in a thread of the host loop's executor. Parks."""
-    return drive(green, green.host.loop.run_in_executor(None, native, *args))
+    return drive(green, green.host.loop.run_in_executor(None, NativeWork(native, *args)))
 
 
 def numeric_address(green: Green, family: int, address: Any) -> Any:

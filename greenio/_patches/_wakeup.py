@@ -114,6 +114,8 @@ def hearing_signals(green: Green, listener: Callable[[], object]) -> Iterator[No
 def set_wakeup_fd(fd: int, /, *, warn_on_full_buffer: bool = True) -> int:
     global _relay, _warns
     green = green_caller()
+    if green is not None and green.visible and outermost_host(green) is green.host:
+        green = None  # it is the host loop itself, called by a coroutine that is green
     if _relay is not None and _relay.loop.is_closed():
         end_relay()
     if green is None and _relay is None:

@@ -20,7 +20,7 @@ from typing import Any, Final, TypeAlias
 from .. import _original
 from .._core import current_green, getcurrent
 
-__all__ = ["LOCAL_METHODS", "GreenIdentity", "OldLocal", "current_identity", "local"]
+__all__ = ["LOCAL_METHODS", "GreenIdentity", "OldLocal", "be_the_thread", "current_identity", "local"]
 
 _ROUNDS = 4
 """How often values are dropped at the end of a call, since finalizers may set new ones: as often as pthreads does."""
@@ -36,6 +36,8 @@ class GreenIdentity:
     """
 
     __slots__ = ("__weakref__", "_locals", "at_end", "joined", "thread")
+
+    hears_signals = False
 
     def __init__(self) -> None:
         self._locals: dict[int, weakref.ref[Any]] = {}
@@ -65,14 +67,34 @@ class GreenIdentity:
             at_end()
 
 
+class _ThreadsOwn:
+    """The identity of a call that is the thread itself: the program of `python -m greenio`."""
+
+    __slots__ = ()
+
+    hears_signals = True
+
+    def end(self) -> None:
+        """Let everything be: it is the thread's."""
+
+
+def be_the_thread() -> None:
+    """Have the current call be the thread that it runs in: in name, and in thread-local data. Never parks."""
+    green = current_green()
+    if green is not None:
+        green.identity = _ThreadsOwn()
+
+
 def current_identity() -> GreenIdentity | None:
-    """Look up who sync green code is; None in native code, and where async code runs. Never parks."""
+    """Look up who sync green code is; None in native code, where async code runs, and for a thread's own program."""
     green = current_green()
     if green is None or green.visible:
         return None
     found: Any = green.identity
     if found is None:
         found = green.identity = GreenIdentity()
+    elif found.__class__ is _ThreadsOwn:
+        return None
     return found  # type: ignore[no-any-return]
 
 

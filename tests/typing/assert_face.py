@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import AbstractEventLoop, Future, Task
-from collections.abc import Callable, Coroutine
-from contextlib import AbstractContextManager
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AbstractContextManager, asynccontextmanager
 from typing import Any
 
 from typing_extensions import assert_type
@@ -71,6 +71,39 @@ def decorated(number: int) -> str:
 
 async def decorated_is_awaited() -> None:
     assert_type(await decorated(1), str)
+
+
+async def numbers() -> AsyncIterator[int]:
+    yield 1
+
+
+@asynccontextmanager
+async def opened() -> AsyncIterator[bytes]:
+    yield b""
+
+
+def faces() -> None:
+    for number in greenio.iterate(numbers()):
+        assert_type(number, int)
+    with greenio.enter(opened()) as data:
+        assert_type(data, bytes)
+    greenio.iterate([1])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    assert_type(greenio.autosync(object()), Any)
+
+
+def executors(loop: AbstractEventLoop) -> None:
+    with greenio.GreenletPoolExecutor(3, loop=loop) as executor:
+        assert_type(executor.submit(length, "a", strict=True).result(), int)
+        assert_type(list(executor.map(length, ["a"])), list[int])
+        executor.submit(length, 1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    loop.set_default_executor(executor)
+
+
+def factories(loop: AbstractEventLoop) -> None:
+    loop.set_task_factory(greenio.task_factory)
+    greenio.install(loop, tasks=True, executor=False)
+    assert_type(greenio.task_factory(loop, afetch("x")), Task[bytes])
+    greenio.uninstall(loop)
 
 
 class Descriptor:
