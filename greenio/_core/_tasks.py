@@ -276,7 +276,7 @@ def task_factory(
     Returns:
         The task, an `asyncio.Task`.
     """
-    task = Task(GreenCoroutine(coro, loop), loop=loop, **options)
+    task: Task[T] = Task(GreenCoroutine(coro, loop), loop=loop, **options)
     if task._source_traceback:  # type: ignore[attr-defined]
         forget_makers(task, __file__)
     return task
