@@ -109,6 +109,16 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
     def _job_done(self, _: object) -> None:
         self._jobs -= 1
 
+    async def shutdown_default_executor(self, *args: Any, **options: Any) -> None:
+        """Wait for the executor's threads in real time, as `asyncio.run` does at its end. Parks in green code.
+
+        Args:
+            *args: As asyncio's method takes them: from CPython 3.12 on, a timeout in seconds.
+            **options: The same by name.
+        """
+        with self.real_time():
+            await super().shutdown_default_executor(*args, **options)
+
     def run_forever(self) -> None:
         """Run until `stop()`, with the clocks of `time` as this loop's for its own code. Never parks."""
         with _clocks_of_loops():
