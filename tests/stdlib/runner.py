@@ -48,7 +48,7 @@ ATTEMPTS = 3
 JOBS = os.cpu_count() or 1
 """Processes at a time."""
 
-PATIENCE = 20.0
+PATIENCE = 10.0
 """Seconds for a test that is known to hang."""
 
 
