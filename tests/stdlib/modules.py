@@ -21,7 +21,6 @@ class Module:
         name: Its name.
         green: Whether its suite is run in a greenlet, too.
         core: Whether CI runs it on every version.
-        ci: Whether CI runs it at all.
         limit: Seconds for one run, on a loaded machine.
         test_limit: Seconds for one test, before it is cancelled if it is green.
         weight: Seconds that one run takes about, on a quiet machine; the slow ones are started first.
@@ -31,7 +30,6 @@ class Module:
     name: str
     green: bool = True
     core: bool = False
-    ci: bool = True
     limit: float = 600.0
     test_limit: float = 60.0
     weight: float = 3.0
@@ -47,6 +45,7 @@ class Module:
         return find_spec(self.full_name) is not None
 
 
+# Some builds of CPython 3.11 and 3.12 lack test_concurrent_futures and test_multiprocessing_*, hence those are core.
 MODULES = (
     Module("test_socket", core=True, weight=40),
     Module("test_ssl", core=True, weight=40),
@@ -90,7 +89,7 @@ MODULES = (
     Module("test_asynchat"),
     Module("test_smtpd"),
     Module("test_logging", weight=18),
-    Module("test_concurrent_futures", limit=1200),
+    Module("test_concurrent_futures", core=True, limit=1200, weight=170),
     Module("test_context"),
     Module("test_sched"),
     Module("test_contextlib"),
@@ -100,9 +99,9 @@ MODULES = (
     Module("test_threadedtempfile"),
     Module("test_faulthandler", weight=16),
     Module("test_asyncio", green=False, limit=1200, weight=200),
-    Module("test_multiprocessing_fork", green=False, ci=False, limit=1200),
-    Module("test_multiprocessing_spawn", green=False, ci=False, limit=1200),
-    Module("test_multiprocessing_forkserver", green=False, ci=False, limit=1200),
+    Module("test_multiprocessing_fork", green=False, core=True, limit=1200, weight=65),
+    Module("test_multiprocessing_spawn", green=False, core=True, limit=1200, weight=120),
+    Module("test_multiprocessing_forkserver", green=False, core=True, limit=1200, weight=125),
 )
 
 
@@ -141,4 +140,4 @@ def omitted(mode: str, ci: bool) -> Iterable[str]:
 def chosen(ci: bool) -> list[Module]:
     """List the modules that this interpreter is to run, if it has them."""
     full = sys.version_info[:2] == DEFAULT
-    return [module for module in MODULES if not ci or (module.ci and (full or module.core))]
+    return [module for module in MODULES if not ci or full or module.core]

@@ -45,10 +45,10 @@ STALL = 0.5
 ATTEMPTS = 3
 """How often a test is run before it counts as failed."""
 
-JOBS = os.cpu_count() or 1
-"""Processes at a time."""
+JOBS = 2 * (os.cpu_count() or 1)
+"""Processes at a time: most of these tests wait for most of their time."""
 
-PATIENCE = 20.0
+PATIENCE = 10.0
 """Seconds for a test that is known to hang."""
 
 

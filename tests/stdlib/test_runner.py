@@ -7,8 +7,8 @@ import textwrap
 import pytest
 
 from . import runner
-from .known_failures import Known
-from .modules import Module
+from .known_failures import KNOWN, Known
+from .modules import MODULES, Module
 from .runner import judge
 
 SAMPLE = """
@@ -196,3 +196,30 @@ def test_loops_and_versions_of_known_failures():
     assert not Known("t", "G", "r", loops=("uvloop",)).applies("G-asyncio")
     assert not Known("t", "G", "r").applies("N")
     assert not Known("t", "N", "r", until=(3, 9)).applies("N")
+
+
+def selected(monkeypatch, *arguments):
+    monkeypatch.setattr("sys.argv", ["stdlib", *arguments])
+    return [(module.name, mode) for module, mode in runner.select(runner.parse())]
+
+
+def test_what_is_selected(monkeypatch):
+    assert selected(monkeypatch, "test_poll", "test_socket", "-m", "G-uvloop", "-m", "N") == [
+        ("test_socket", "G-uvloop"),
+        ("test_socket", "N"),
+        ("test_poll", "G-uvloop"),
+        ("test_poll", "N"),
+    ]
+    assert selected(monkeypatch, "test_asyncio") == [("test_asyncio", "N")]
+    everything, in_ci = selected(monkeypatch), selected(monkeypatch, "--ci")
+    assert {("test_socket", mode) for mode in runner.MODES} <= {*in_ci} <= {*everything}
+    with pytest.raises(SystemExit, match="test_sockets"):
+        selected(monkeypatch, "test_sockets")
+
+
+def test_each_known_failure_is_of_a_module_that_is_run():
+    modules = tuple(f"{module.full_name}." for module in MODULES)
+    for entry in KNOWN:
+        assert entry.test.startswith(modules)
+        assert entry.modes == "G", "nothing may differ in native code"
+        assert entry.reason
