@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -132,11 +133,47 @@ def arun(loop_kind: str) -> Run:
     return run
 
 
+class Everything:
+    """All that is patched by default, for the tests that ask for it.
+
+    To patch and to take it back takes longer than most tests do, so it lasts through those that come one after another.
+    """
+
+    def __init__(self) -> None:
+        self.block: AbstractContextManager[None] | None = None
+
+    def put_on(self) -> None:
+        if self.block is not None and not all(map(monkey.is_patched, monkey._BY_DEFAULT)):
+            self.take_off()  # the last test took it back by itself
+        if self.block is None:
+            self.block = monkey.patched()
+            self.block.__enter__()
+
+    def take_off(self) -> None:
+        block, self.block = self.block, None
+        if block is not None:
+            block.__exit__(None, None, None)
+
+
+_everything = Everything()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Take the patches back before a test that has not asked for them."""
+    if "patched" not in getattr(item, "fixturenames", ()):
+        _everything.take_off()
+
+
+def pytest_sessionfinish() -> None:
+    """Take the patches back before whatever else ends with the session."""
+    _everything.take_off()
+
+
 @pytest.fixture
-def patched() -> Iterator[None]:
-    """Patch everything for the time of one test."""
-    with monkey.patched():
-        yield
+def patched() -> None:
+    """Patch everything, at least for the time of one test."""
+    _everything.put_on()
 
 
 @pytest.fixture
@@ -208,7 +245,8 @@ def no_leaks() -> Iterator[None]:
     assert not tasks, f"left pending: {tasks}"
     registered = [watch for watch in _core.registrations() if watch not in registered_before]
     assert not registered, f"left registered: {registered}"
-    patches = [group for group in GROUPS if monkey.is_patched(group)]
+    kept = monkey._BY_DEFAULT if _everything.block is not None else ()
+    patches = [group for group in GROUPS if group not in kept and monkey.is_patched(group)]
     assert not patches, f"left patched: {patches}"
     known, more = _wait_for_threads(threads)
     assert not known, f"left running: {known}"

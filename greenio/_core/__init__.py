@@ -34,8 +34,8 @@ from ._green import (
 )
 from ._host import Host, HostedThread, host_of, hosts
 from ._interrupt import hand_to_parked
-from ._look import Pool, frames_of, host_if_any, is_busy, parked_since, pools, record_parks
-from ._parks import on_parks
+from ._look import Pool, frames_of, host_if_any, is_busy, pools
+from ._parks import on_parks, parked_since, record_parks
 from ._readiness import (
     HasFileno,
     Side,

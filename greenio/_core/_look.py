@@ -1,25 +1,16 @@
-"""What the kernel shows of itself to those who debug: hosts, pools, and since when greens are parked.
-
-Nothing here costs anything until it is called. When a green parks is noted by greenlet's own trace function, and only
-while a recorder is on, since a look at the clock would cost a tenth of a park.
-"""
+"""What the kernel shows of itself to those who debug: hosts, pools, frames. It costs nothing until it is called."""
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
-from greenlet import gettrace, settrace
-
-from .. import _original
 from ._call import POOL_LIMIT
-from ._green import Green, ThreadState, greens, thread_state
+from ._green import Green, ThreadState, greens
 from ._host import Host, hosts
 
-__all__ = ["Pool", "frames_of", "host_if_any", "is_busy", "parked_since", "pools", "record_parks"]
+__all__ = ["Pool", "frames_of", "host_if_any", "is_busy", "pools"]
 
 
 @dataclass(frozen=True)
@@ -75,54 +66,3 @@ def frames_of(green: Green) -> list[FrameType]:
             break
         part = part.parent  # a library's greenlet, inside the green
     return found
-
-
-_since: weakref.WeakKeyDictionary[Green, float] = weakref.WeakKeyDictionary()
-
-
-def parked_since(green: Green) -> float | None:
-    """Tell since when a green is parked, on the monotonic clock; None if nobody has noted it. Never parks."""
-    return _since.get(green) if green.waiting else None
-
-
-@dataclass(eq=False)
-class _Recording:
-    """That parks of one thread are noted, and how often this was asked for."""
-
-    state: ThreadState
-    before: Any
-    count: int = 0
-
-    def trace(self, event: str, args: Any) -> None:
-        # The other side still shows the green that has just parked as the one that has the thread.
-        green = self.state.active
-        if green is not None and green.waiting and self.count:
-            _since[green] = _original.monotonic()
-        if self.before is not None:
-            self.before(event, args)
-
-    def stop(self) -> None:
-        self.count -= 1
-        if self.count:
-            return
-        for green in greens():
-            if green.thread is self.state:
-                _since.pop(green, None)
-        # Left where it is, without effect, if somebody has put another over it, or if this is another thread.
-        if gettrace() == self.trace:
-            settrace(self.before)
-
-
-def record_parks() -> Callable[[], None]:
-    """Note when greens of the calling thread park, from now on. Never parks.
-
-    Returns:
-        What ends it. Calls may overlap.
-    """
-    current: Any = gettrace()
-    recording = getattr(current, "__self__", None)
-    if not isinstance(recording, _Recording):
-        recording = _Recording(thread_state(), current)
-        settrace(recording.trace)
-    recording.count += 1
-    return recording.stop

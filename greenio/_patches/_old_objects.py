@@ -72,6 +72,7 @@ class Adoption:
         self, makers: Mapping[type, Callable[[Any], Any]], is_in_use: Callable[[Any], bool] = lambda _: False
     ) -> None:
         self._makers = makers
+        self._kinds = {*makers, types.BuiltinMethodType}
         self._is_in_use = is_in_use
         self._places: list[_Place] = []
 
@@ -98,14 +99,14 @@ class Adoption:
                 owner = ref(owner)
             except TypeError:
                 return
-        for key, value in tuple(namespace.items()):
+        for key, value in self._candidates(namespace):
             new = self._other(value, made)
             if new is not None and type(key) is str:
                 self._places.append(_Place(owner, key, value, new))
                 namespace[key] = new
 
     def _exchange_in_class(self, owner: type, made: dict[int, tuple[Any, Any]]) -> None:
-        for key, value in tuple(class_vars(owner).items()):
+        for key, value in self._candidates(class_vars(owner)):
             new = self._other(value, made)
             if new is None:
                 continue
@@ -114,6 +115,10 @@ class Adoption:
             except TypeError:
                 continue  # a type written in C
             self._places.append(_Place(ref(owner), key, value, new))
+
+    def _candidates(self, namespace: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+        """List the items of a namespace if any may be what is sought: quickly, since there are thousands of them."""
+        return () if self._kinds.isdisjoint(map(type, tuple(namespace.values()))) else tuple(namespace.items())
 
     def _other(self, value: Any, made: dict[int, tuple[Any, Any]]) -> Any:
         """Look up what takes the place of a value, if it is an old object or one of its methods."""
