@@ -48,7 +48,7 @@ def _converse(socks: list[socket.socket], count: int, body: int) -> None:
             if not part:
                 raise ConnectionError("the server closed a connection")
             got[fd] += part
-            head, end, rest = got[fd].partition(b"\r\n\r\n")
+            _, end, rest = got[fd].partition(b"\r\n\r\n")
             if not end or len(rest) < body:
                 continue
             got[fd] = b""

@@ -74,8 +74,8 @@ class GreenCoroutine(Coroutine[Any, Any, T]):
 
     __slots__ = ("__weakref__", "_green", "_loop", "_parked", "_send", "coroutine", "step")
 
-    def __init__(self, coroutine: Coroutine[Any, Any, T], loop: AbstractEventLoop) -> None:
-        self.coroutine = coroutine
+    def __init__(self, coroutine: Any, loop: AbstractEventLoop) -> None:
+        self.coroutine: Coroutine[Any, Any, T] = coroutine
         self.step: Step | None = None
         self._green: Green | None = None
         self._loop = loop
@@ -258,7 +258,9 @@ def _frames(green: Green) -> list[FrameType]:
 _PACKAGE = __name__.partition(".")[0]
 
 
-def task_factory(loop: AbstractEventLoop, coro: Coroutine[Any, Any, T], **options: Any) -> asyncio.Task[T]:
+def task_factory(
+    loop: AbstractEventLoop, coro: Coroutine[Any, Any, T] | Generator[Any, None, T], **options: Any
+) -> asyncio.Task[T]:
     """Make tasks in which blocking calls park: for `loop.set_task_factory`. Never parks itself.
 
     Each step of such a task runs in a greenlet, so that patched calls anywhere below it wait without holding the loop.
@@ -272,7 +274,7 @@ def task_factory(loop: AbstractEventLoop, coro: Coroutine[Any, Any, T], **option
     Returns:
         The task, an `asyncio.Task`.
     """
-    task = Task(GreenCoroutine(coro, loop), loop=loop, **options)
+    task: Task[T] = Task(GreenCoroutine(coro, loop), loop=loop, **options)
     if task._source_traceback:  # type: ignore[attr-defined]
         forget_makers(task, __file__)
     return task
