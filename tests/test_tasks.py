@@ -517,9 +517,11 @@ def test_what_a_librarys_greenlet_hands_over_is_for_the_step_that_runs_it(frun):
             assert made[0].parent.switch(("second", got)) is None
             return "end"
 
+        gate = threading.Event()
+
         def fn():
             made.append(greenlet.greenlet(hand_over))
-            time.sleep(0.02)
+            gate.wait(20)
 
         task = asyncio.ensure_future(to_greenlet(fn))
         await until_parked(1)
@@ -529,6 +531,7 @@ def test_what_a_librarys_greenlet_hands_over_is_for_the_step_that_runs_it(frun):
         await asyncio.sleep(0)
         assert made[0].switch(None) == "end"
         assert not task.done()
+        gate.set()
         await task
 
     frun(main)
