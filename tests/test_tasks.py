@@ -506,6 +506,69 @@ def test_a_librarys_greenlet_over_awaits(frun):
     frun(main)
 
 
+def test_what_a_librarys_greenlet_hands_over_is_for_the_step_that_runs_it(frun):
+    """Its parent is a green that is parked, or at rest, or another task's by now."""
+
+    async def main():
+        made = []
+
+        def hand_over():
+            got = made[0].parent.switch("first")
+            assert made[0].parent.switch(("second", got)) is None
+            return "end"
+
+        gate = threading.Event()
+
+        def fn():
+            made.append(greenlet.greenlet(hand_over))
+            gate.wait(20)
+
+        task = asyncio.ensure_future(to_greenlet(fn))
+        await until_parked(1)
+        assert made[0].switch() == "first"
+        await asyncio.sleep(0)
+        assert made[0].switch(7) == ("second", 7)
+        await asyncio.sleep(0)
+        assert made[0].switch(None) == "end"
+        assert not task.done()
+        gate.set()
+        await task
+
+    frun(main)
+
+
+def test_signal_handlers_of_the_loop(frun):
+    """Set by a green task they are the host loop's, also beside a nested loop's."""
+    import os
+    import signal
+
+    async def inner():
+        loop = asyncio.get_running_loop()
+        came = loop.create_future()
+        loop.add_signal_handler(signal.SIGUSR1, came.set_result, None)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        await came
+        os.kill(os.getpid(), signal.SIGUSR2)
+        while not seen:
+            await asyncio.sleep(0.001)
+        loop.remove_signal_handler(signal.SIGUSR1)
+
+    seen = []
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGUSR2, seen.append, "host")
+        try:
+            await to_greenlet(lambda: asyncio.run(inner()))
+            assert seen == ["host"]
+            os.kill(os.getpid(), signal.SIGUSR2)
+            await until(lambda: seen == ["host", "host"])
+        finally:
+            loop.remove_signal_handler(signal.SIGUSR2)
+
+    frun(main)
+
+
 def test_sqlalchemy(frun, tmp_path):
     from sqlalchemy import text
     from sqlalchemy.ext.asyncio import create_async_engine

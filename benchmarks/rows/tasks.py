@@ -67,7 +67,10 @@ def uvicorn(*, loop: str, green: bool = False) -> Session:
         if served[0] == waiting[0][0]:
             waiting.pop()[1].set_result(None)
 
-    listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+    # With its protocol told, or asyncio does not set TCP_NODELAY.
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(1024)
 
     async def round_(count: int) -> None:
         running = asyncio.get_running_loop()

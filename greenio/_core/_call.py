@@ -303,8 +303,6 @@ async def to_greenlet(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) 
             raise
     call = green.call = Call(green)
     host.calls.add(call)
-    if outer is not thread.main:
-        green.parent = thread.main  # a reference would keep a task's green with that task, see `_tasks`
     relayed = outcome is RELAYED
     del green, outer, outcome
     try:
@@ -398,8 +396,6 @@ def relay_on(call: Call, task: AnyTask) -> Generator[Any, None, None]:
                 set_running_loop(loop)
                 set_hooks(*host.hooks)
             enter_task(loop, task)
-        if outcome is not ENDED:
-            green.parent = thread.main
     call.relaying = False
     if outcome is ENDED:
         take_call(green)

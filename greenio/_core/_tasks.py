@@ -74,10 +74,8 @@ class GreenCoroutine(Coroutine[Any, Any, T]):
 
     __slots__ = ("__weakref__", "_green", "_loop", "_parked", "_send", "coroutine", "step")
 
-    coroutine: Any
-
     def __init__(self, coroutine: Any, loop: AbstractEventLoop) -> None:
-        self.coroutine = coroutine
+        self.coroutine: Coroutine[Any, Any, T] = coroutine
         self.step: Step | None = None
         self._green: Green | None = None
         self._loop = loop
@@ -169,7 +167,7 @@ class GreenCoroutine(Coroutine[Any, Any, T]):
         self.coroutine.close()
 
     def __await__(self) -> Generator[Any, None, T]:
-        return self.coroutine.__await__()  # type: ignore[no-any-return]
+        return self.coroutine.__await__()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.coroutine, name)
