@@ -240,7 +240,7 @@ def _name_of_fixture(item: pytest.Item, scope: Scope) -> str:
         version = getattr(sys.modules.get("pytest_asyncio"), "__version__", "of unknown version")
         raise pytest.UsageError(
             f"{item.nodeid}: greenio does not know how pytest-asyncio {version} keeps its loops; "
-            f"0.24 to 1.5 are known. Run without it: -p no:asyncio"
+            f"0.26 to 1.5 are known. Run without it: -p no:asyncio"
         )
     return str(node.stash[key])
 
