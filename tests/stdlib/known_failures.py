@@ -60,6 +60,17 @@ KNOWN: tuple[Known, ...] = (
         "G",
         "While the greenlet is parked its handler runs in the loop, where get_ident() tells the thread's number.",
     ),
+    *(
+        Known(
+            f"test.test_os.{walker}.test_walk_above_recursion_limit",
+            "G",
+            "It allows for 45 frames in all, and on this loop the greenlet is started deeper than that.",
+            loops=("asyncio",),
+            since=(3, 12),
+            until=(3, 12),
+        )
+        for walker in ("WalkTests", "BytesWalkTests")
+    ),
 )
 
 

@@ -125,8 +125,17 @@ LEFT_OUT = (
         "test.test_socket.ThreadedVSOCKSocketStreamTest",
         "Connects to the host by AF_VSOCK, and hangs unpatched where the machine has the device but nobody answers.",
     ),
+    *(
+        Omission(
+            f"test.test_concurrent_futures.{place}ProcessPool{start}ProcessPoolExecutorTest.test_idle_process_reuse_one",
+            "The pool notes that a process is idle after it has handed over the result; who waits is to be slower.",
+            modes="G",
+        )
+        for place in ("", "test_process_pool.")
+        for start in ("Spawn", "Forkserver")
+    ),
 )
-"""Never run: they say nothing about greenio."""
+"""Never run: they say nothing about greenio, or now this and now that."""
 
 NOT_IN_CI: tuple[Omission, ...] = ()
 """Slow, and they hardly touch what is patched: `nox -s stdlib` runs them, CI does not."""
