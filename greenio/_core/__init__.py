@@ -23,7 +23,7 @@ from ._green import (
 )
 from ._host import Host, HostedThread, hosts
 from ._interrupt import hand_to_parked
-from ._look import Pool, frames_of, host_if_any, is_busy, parked_since, pools, record_parks
+from ._look import Pool, frames_of, function_of, host_if_any, is_busy, parked_since, pools, record_parks
 from ._readiness import (
     HasFileno,
     Side,
@@ -55,6 +55,7 @@ __all__ = [
     "drive",
     "forget",
     "frames_of",
+    "function_of",
     "get_loop",
     "get_running_loop",
     "getcurrent",

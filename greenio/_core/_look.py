@@ -6,6 +6,8 @@ while a recorder is on, since a look at the clock would cost a tenth of a park.
 
 from __future__ import annotations
 
+import inspect
+import sys
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ from ._call import _POOL_LIMIT
 from ._green import Green, ThreadState, greens, thread_state
 from ._host import Host, hosts
 
-__all__ = ["Pool", "frames_of", "host_if_any", "is_busy", "parked_since", "pools", "record_parks"]
+__all__ = ["Pool", "frames_of", "function_of", "host_if_any", "is_busy", "parked_since", "pools", "record_parks"]
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,25 @@ def frames_of(green: Green) -> list[FrameType]:
             break
         part = part.parent  # a library's greenlet, inside the green
     return found
+
+
+if sys.version_info >= (3, 11):
+
+    def function_of(frame: FrameType) -> str:
+        """Name the function of a frame, with its class."""
+        return frame.f_code.co_qualname
+
+else:
+
+    def function_of(frame: FrameType) -> str:
+        """Name the function of a frame, with its class if it is a method: code has no qualified name on 3.10."""
+        code = frame.f_code
+        if code.co_varnames[:1] == ("self",):
+            for base in type(frame.f_locals.get("self")).__mro__:
+                method: Any = inspect.unwrap(vars(base).get(code.co_name, code))
+                if getattr(method, "__code__", None) is code:
+                    return f"{base.__qualname__}.{code.co_name}"
+        return code.co_name
 
 
 _since: weakref.WeakKeyDictionary[Green, float] = weakref.WeakKeyDictionary()
