@@ -10,9 +10,8 @@ import inspect
 import sys
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 from greenlet import gettrace, settrace
 
@@ -24,8 +23,7 @@ from ._host import Host, hosts
 __all__ = ["Pool", "frames_of", "function_of", "host_if_any", "is_busy", "parked_since", "pools", "record_parks"]
 
 
-@dataclass(frozen=True)
-class Pool:
+class Pool(NamedTuple):
     """The greens of one thread.
 
     Attributes:
@@ -106,13 +104,13 @@ def parked_since(green: Green) -> float | None:
     return _since.get(green) if green.waiting else None
 
 
-@dataclass(eq=False)
 class _Recording:
     """That parks of one thread are noted, and how often this was asked for."""
 
-    state: ThreadState
-    before: Any
-    count: int = 0
+    def __init__(self, state: ThreadState, before: Any) -> None:
+        self.state = state
+        self.before = before
+        self.count = 0
 
     def trace(self, event: str, args: Any) -> None:
         # The other side still shows the green that has just parked as the one that has the thread.
