@@ -10,7 +10,6 @@ import os
 import queue
 import select
 import socket
-import sys
 import threading
 import time
 
@@ -159,8 +158,7 @@ class TestWaits:
     def test_call(self, arun, make, name):
         async def main():
             wait = wait_in(await shown(make()))
-            bare = name and ".".join([name.split(".")[0], name.split(".")[2]])  # 3.10 has no qualified names
-            assert wait.call == (name if sys.version_info >= (3, 11) else bare)
+            assert wait.call == name
 
         arun(main)
 

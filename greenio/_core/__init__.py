@@ -34,7 +34,7 @@ from ._green import (
 )
 from ._host import Host, HostedThread, host_of, hosts
 from ._interrupt import hand_to_parked
-from ._look import Pool, frames_of, host_if_any, is_busy, pools
+from ._look import Pool, frames_of, function_of, host_if_any, is_busy, pools
 from ._parks import on_parks, parked_since, record_parks
 from ._readiness import (
     HasFileno,
@@ -71,6 +71,7 @@ __all__ = [
     "eager_task_factory",
     "forget",
     "frames_of",
+    "function_of",
     "get_loop",
     "get_running_loop",
     "getcurrent",

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import inspect
+import sys
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 from ._call import POOL_LIMIT
 from ._green import Green, ThreadState, greens
 from ._host import Host, hosts
 
-__all__ = ["Pool", "frames_of", "host_if_any", "is_busy", "pools"]
+__all__ = ["Pool", "frames_of", "function_of", "host_if_any", "is_busy", "pools"]
 
 
-@dataclass(frozen=True)
-class Pool:
+class Pool(NamedTuple):
     """The greens of one thread.
 
     Attributes:
@@ -66,3 +66,22 @@ def frames_of(green: Green) -> list[FrameType]:
             break
         part = part.parent  # a library's greenlet, inside the green
     return found
+
+
+if sys.version_info >= (3, 11):
+
+    def function_of(frame: FrameType) -> str:
+        """Name the function of a frame, with its class."""
+        return frame.f_code.co_qualname
+
+else:
+
+    def function_of(frame: FrameType) -> str:
+        """Name the function of a frame, with its class if it is a method: code has no qualified name on 3.10."""
+        code = frame.f_code
+        if code.co_varnames[:1] == ("self",):
+            for base in type(frame.f_locals.get("self")).__mro__:
+                method: Any = inspect.unwrap(vars(base).get(code.co_name, code))
+                if getattr(method, "__code__", None) is code:
+                    return f"{base.__qualname__}.{code.co_name}"
+        return code.co_name

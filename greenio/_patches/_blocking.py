@@ -19,10 +19,10 @@ import warnings
 from asyncio import current_task
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from types import CodeType, FrameType
+from types import FrameType
 from typing import Any, Final
 
-from .._core import current_green, get_running_loop
+from .._core import current_green, function_of, get_running_loop
 from ._table import like
 
 __all__ = ["BlockingCallError", "BlockingCallWarning", "Policy", "Watched", "guard"]
@@ -137,10 +137,6 @@ def _name_of(frame: FrameType) -> str:
     return str(frame.f_globals.get("__name__", ""))
 
 
-def _function_of(code: CodeType) -> str:
-    return str(getattr(code, "co_qualname", code.co_name))  # 3.10 has the bare name only
-
-
 def _is_in(module: str, packages: Iterable[str]) -> bool:
     return any(module == package or module.startswith(package + ".") for package in packages)
 
@@ -156,7 +152,7 @@ def _caller(frame: FrameType | None) -> tuple[str | None, FrameType] | None:
             own = _is_in(module, _OWN_WAITS) and (module, function) not in _RUNS_CALLBACKS
             return None if own else (called, frame)
         if not _is_in(module, ("greenio",)):
-            called = f"{module.partition('._')[0]}.{_function_of(frame.f_code)}"
+            called = f"{module.partition('._')[0]}.{function_of(frame)}"
         frame = frame.f_back
     return None
 
@@ -181,7 +177,7 @@ def _place(frame: FrameType | None) -> _Place | None:
     called, first = caller
     frames = list(_frames(first))
     inside = [found for found in frames if found.f_code.co_flags & _COROUTINE]
-    chain = tuple(f"{_name_of(found)}.{_function_of(found.f_code)}" for found in frames)
+    chain = tuple(f"{_name_of(found)}.{function_of(found)}" for found in frames)
     return _Place(called, inside[0] if inside else first, chain)
 
 
@@ -224,7 +220,7 @@ class Policy:
             return
         where = f"in task {task!r}" if task is not None else "in a callback"
         instead = _AWAIT_FUTURES if call.startswith(_FUTURES) else row.instead
-        function = _function_of(frame.f_code)
+        function = function_of(frame)
         text = f"{call}() holds the event loop, {where}, in {function}() at {filename}:{lineno}; {instead}"
         if self.action == "raise":
             raise BlockingCallError(text, call, task, filename, lineno)
@@ -241,14 +237,8 @@ def _holds(condition: Callable[..., bool], args: tuple[Any, ...], kwargs: dict[s
 
 
 def _covers(entry: str, name: str) -> bool:
-    if name == entry or name.startswith(entry + "."):
-        return True
-    # On CPython 3.10 code has no qualified name: of "module.Class.method" there is "module.method".
-    module, _, function = name.rpartition(".")
-    return _BARE_NAMES and bool(module) and entry.startswith(module + ".") and entry.rpartition(".")[2] == function
+    return name == entry or name.startswith(entry + ".")
 
-
-_BARE_NAMES: Final = sys.version_info < (3, 11)
 
 _get_hooks = sys.get_asyncgen_hooks
 _get_frame = sys._getframe

@@ -8,10 +8,10 @@ from asyncio import Task
 from collections.abc import Iterable
 from dataclasses import dataclass
 from inspect import CO_COROUTINE
-from types import CodeType, FrameType
+from types import FrameType
 from typing import Any
 
-from .._core import Green, frames_of
+from .._core import Green, frames_of, function_of
 
 __all__ = ["Frame", "caller_in_library", "stack_of_green", "stack_of_task", "stack_of_thread"]
 
@@ -46,11 +46,6 @@ class Frame:
         return f'File "{self.file}", line {self.line}, in {self.function}'
 
 
-def function_of(code: CodeType) -> str:
-    """Name the function of a code object; 3.10 has the bare name only."""
-    return str(getattr(code, "co_qualname", code.co_name))
-
-
 def module_of(frame: FrameType) -> str:
     """Name the module of a frame."""
     return str(frame.f_globals.get("__name__", ""))
@@ -63,7 +58,7 @@ def _is_in(module: str, packages: Iterable[str]) -> bool:
 def _shown(frames: Iterable[FrameType]) -> tuple[Frame, ...]:
     """Turn frames, innermost first, into lines, outermost first as in a traceback."""
     lines = [
-        Frame(frame.f_code.co_filename, frame.f_lineno or 0, function_of(frame.f_code))
+        Frame(frame.f_code.co_filename, frame.f_lineno or 0, function_of(frame))
         for frame in frames
         if not _is_in(module_of(frame), (_OWN,))
     ]
@@ -127,7 +122,7 @@ def caller_in_library(green: Green) -> str | None:
             continue
         if not _is_in(module, _LIBRARY):
             break
-        found = f"{module.partition('._')[0]}.{function_of(frame.f_code)}"
+        found = f"{module.partition('._')[0]}.{function_of(frame)}"
     return found
 
 
