@@ -14,6 +14,7 @@ import signal as _signal
 import socket
 import threading
 import time
+from typing import Any
 
 __all__ = [
     "AddressFamily",
@@ -42,6 +43,7 @@ __all__ = [
     "main_thread",
     "monotonic",
     "new_event_loop",
+    "open_descriptor",
     "poll",
     "read",
     "select_select",
@@ -51,6 +53,7 @@ __all__ = [
     "sleep",
     "start_new_thread",
     "start_thread",
+    "waitid",
     "write",
 ]
 
@@ -63,8 +66,10 @@ PollSelector = selectors.PollSelector
 
 close = os.close
 dup = os.dup
+open_descriptor = os.open
 read = os.read
 sendfile = getattr(os, "sendfile", None)
+waitid: Any = getattr(os, "waitid", None)
 write = os.write
 
 epoll = getattr(select, "epoll", None)

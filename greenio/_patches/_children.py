@@ -31,7 +31,7 @@ _native_wait: Any = getattr(os, "wait", None)
 _native_waitpid: Any = getattr(os, "waitpid", None)
 _native_wait3: Any = getattr(os, "wait3", None)
 _native_wait4: Any = getattr(os, "wait4", None)
-_native_waitid: Any = getattr(os, "waitid", None)
+_native_waitid = _original.waitid
 _native_system: Any = getattr(os, "system", None)
 
 _WNOHANG = getattr(os, "WNOHANG", 0)
@@ -92,7 +92,7 @@ def _own_children() -> Iterator[int]:
 
 
 def _read(path: str) -> bytes:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    fd = _original.open_descriptor(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         return _original.read(fd, 2**16)
     finally:

@@ -21,7 +21,7 @@ from .._sync import Lock
 __all__ = ["SHORTEST", "longer", "nap", "opened_pidfds", "wait_for_end"]
 
 _pidfd_open: Any = getattr(os, "pidfd_open", None)
-_native_waitid: Any = getattr(os, "waitid", None)
+_native_waitid = _original.waitid
 
 SHORTEST, _LONGEST = 0.001, 0.02
 """Seconds between two attempts where nobody tells, at first and at most."""

@@ -200,6 +200,21 @@ def _connection_full(connection: Any, data: Any) -> bool:
     return not _ready(connection.fileno(), select.POLLOUT)
 
 
+def _may_block(fd: int, *args: Any) -> bool:
+    try:
+        return os.get_blocking(fd)
+    except OSError:
+        return False  # the call itself tells what is wrong with it
+
+
+def _descriptor_empty(fd: int, *args: Any) -> bool:
+    return not _ready(fd, select.POLLIN)
+
+
+def _descriptor_full(fd: int, *args: Any) -> bool:
+    return not _ready(fd, select.POLLOUT)
+
+
 def _waits_for_child(pid: int, options: int = 0, *args: Any) -> bool:
     return not options & os.WNOHANG
 
@@ -211,11 +226,11 @@ def _waits_for_child_id(kind: int, number: int, options: int) -> bool:
 def _child_runs(pid: int = -1, *args: Any) -> bool:
     """Tell whether no child that a wait would take has ended; WNOWAIT leaves its status where it is."""
     kind, number = (os.P_ALL, 0) if pid == -1 else (os.P_PGID, -pid) if pid < 0 else (os.P_PID, pid)
-    return os.waitid(kind, number, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+    return _original.waitid(kind, number, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
 
 
 def _child_of_kind_runs(kind: Any, number: int, options: int) -> bool:
-    return os.waitid(kind, number, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+    return _original.waitid(kind, number, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
 
 
 def _is_held(attempt: Callable[..., object]) -> Callable[..., bool]:
@@ -296,6 +311,8 @@ TABLE: tuple[Watched, ...] = (
     ),
     Watched("threading.Condition.wait", _wait_waits, _wait_is_right, _LOCK),
     Watched("threading.Thread.join", _wait_waits, _is_alive),
+    *(Watched(f"os.{name}", _may_block, _descriptor_empty) for name in ("read", "readv")),
+    *(Watched(f"os.{name}", _may_block, _descriptor_full) for name in ("write", "writev")),
     Watched("subprocess.Popen._wait", _wait_waits, _runs, _CHILD, call="subprocess.Popen.wait"),
     Watched("subprocess.Popen.communicate", _anything, _runs, _CHILD),
     Watched("os.waitpid", _waits_for_child, _child_runs, _CHILD),
