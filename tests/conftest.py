@@ -23,6 +23,7 @@ import uvloop
 
 import greenio
 from greenio import _core, _original, monkey
+from greenio._patches import _patching
 
 GROUPS = [
     "dns",
@@ -41,7 +42,7 @@ GROUPS = [
     "threading",
     "time",
 ]
-for _module in monkey._GROUPS["multiprocessing"].late:  # patched when imported: so no test is the first to do so
+for _module in _patching.GROUPS["multiprocessing"].late:  # patched when imported: so no test is the first to do so
     importlib.import_module(_module)
 KINDS = ["asyncio", "asyncio-debug", "uvloop"]
 if sys.version_info >= (3, 12):
@@ -143,7 +144,7 @@ class Everything:
         self.block: AbstractContextManager[None] | None = None
 
     def put_on(self) -> None:
-        if self.block is not None and not all(map(monkey.is_patched, monkey._BY_DEFAULT)):
+        if self.block is not None and not all(map(monkey.is_patched, _patching.BY_DEFAULT)):
             self.take_off()  # the last test took it back by itself
         if self.block is None:
             self.block = monkey.patched()
@@ -245,7 +246,7 @@ def no_leaks() -> Iterator[None]:
     assert not tasks, f"left pending: {tasks}"
     registered = [watch for watch in _core.registrations() if watch not in registered_before]
     assert not registered, f"left registered: {registered}"
-    kept = monkey._BY_DEFAULT if _everything.block is not None else ()
+    kept = _patching.BY_DEFAULT if _everything.block is not None else ()
     patches = [group for group in GROUPS if group not in kept and monkey.is_patched(group)]
     assert not patches, f"left patched: {patches}"
     known, more = _wait_for_threads(threads)

@@ -26,7 +26,7 @@ import pytest
 
 import tls
 from greenio import _original, monkey, to_greenlet
-from greenio._patches import _blocking, _would_block
+from greenio._patches import _blocking, _patching, _would_block
 from greenio.monkey import BlockingCallError, BlockingCallWarning
 from waiting import until
 
@@ -625,11 +625,11 @@ def test_only_patched_names_are_looked_at(arun):
             arun(main)
     finally:
         monkey.unpatch_all()
-    assert monkey._guards is None
+    assert _patching._guards is None
 
 
 def every_patch():
-    return [patch for group in monkey._applied.values() for patch in group.group.loaded()]
+    return [patch for group in _patching.applied_groups.values() for patch in group.group.loaded()]
 
 
 def test_descriptors(arun):

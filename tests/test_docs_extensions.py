@@ -114,12 +114,13 @@ def test_every_group_has_its_meaning_and_its_names():
         sys.path.insert(0, sys.argv[1])
         import patched_names
         from greenio import monkey
+        from greenio._patches import _patching
 
-        assert sorted(patched_names.meanings_of_groups()) == sorted(monkey._GROUPS)
+        assert sorted(patched_names.meanings_of_groups()) == sorted(_patching.GROUPS)
         for group in patched_names.groups():
             names = patched_names.names_by_owner(group)
             assert names or group.name == "green_threads", group.name
             assert not any(owner.startswith("greenio") for owner in names)
-        print(patched_names.how(monkey._GROUPS["files"]))
+        print(patched_names.how(_patching.GROUPS["files"]))
         """
     assert run("-c", textwrap.dedent(program), EXTENSIONS) == "On request: patch_all(files=True).\n"

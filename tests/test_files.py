@@ -13,7 +13,7 @@ import threading
 import pytest
 
 from greenio import monkey, to_greenlet
-from greenio._patches import _files
+from greenio._patches import _files, _patching
 from greenio._patches._files import LARGE
 from waiting import until_parked
 
@@ -283,11 +283,12 @@ def test_layers_come_off_in_any_order():
         return "lower", native(fd, size)
 
     group = Group("lower", (Patch(os, "read", lower),))
-    groups = {"lower": group, **monkey._GROUPS}
+    groups = {"lower": group, **_patching.GROUPS}
     reader, writer = os.pipe()
     os.write(writer, b"x" * 20)
     with pytest.MonkeyPatch.context() as context:
-        context.setattr(monkey, "_GROUPS", groups)
+        for module in (_patching, monkey):
+            context.setattr(module, "GROUPS", groups)
         for order in (("lower", "files"), ("files", "lower")):
             blocks = [monkey.patched(name) for name in order]
             for leaving in (0, 1):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import greenio
-from greenio import monkey
+from greenio._patches import _patching
 
 LAYERS: Mapping[str, tuple[str, ...]] = {
     "_original": (),
@@ -171,7 +171,7 @@ def cycles(sources: Sources) -> Iterator[str]:
 
 def patchable_calls(sources: Sources) -> Iterator[str]:
     """Find calls of what may be patched, other than through `_original`."""
-    patched = {patch.target for group in monkey._GROUPS.values() for patch in group.loaded()}
+    patched = {patch.target for group in _patching.GROUPS.values() for patch in group.loaded()}
     for module in sources:
         if module == "_original":
             continue

@@ -26,12 +26,13 @@ from time import sleep as early_sleep
 import pytest
 
 from greenio import monkey, to_greenlet, wait_readable
+from greenio._patches import _patching
 from greenio._patches._table import Group, Patch
 from waiting import parked, until, until_parked
 
 SCENARIOS = sorted((Path(__file__).parent / "scenarios").glob("*.py"))
-PATCHES = [patch for group in monkey._GROUPS.values() for patch in group.loaded()]
-BY_DEFAULT = [name for name in monkey._GROUPS if name in monkey._BY_DEFAULT]
+PATCHES = [patch for group in _patching.GROUPS.values() for patch in group.loaded()]
+BY_DEFAULT = [name for name in _patching.GROUPS if name in _patching.BY_DEFAULT]
 FUNCTIONS = {patch.target: patch for patch in PATCHES if callable(patch.green) and not isinstance(patch.green, type)}
 BUILT_IN = [name for name, patch in FUNCTIONS.items() if not isinstance(patch.green, types.FunctionType)]
 HELD = types.SimpleNamespace(sleep=time.sleep, getaddrinfo=socket.getaddrinfo)  # an instance, which nobody rebinds
@@ -116,15 +117,15 @@ class TestAllOrNothing:
         monkey.unpatch_all()
         assert snapshot() == before
 
-    @pytest.mark.parametrize("group", monkey._GROUPS)
+    @pytest.mark.parametrize("group", _patching.GROUPS)
     def test_one_group(self, group):
         before = snapshot()
         getattr(monkey, f"patch_{group}")()
-        needs = {"threading": {"local"}}.get(group, {*monkey._GROUPS[group].needs})  # patch_threading() has options
+        needs = {"threading": {"local"}}.get(group, {*_patching.GROUPS[group].needs})  # patch_threading() has options
         assert set(monkey.report().patched) == {group, *needs}
         assert monkey.is_patched(group)
         changed = {key for key, value in snapshot().items() if before.get(key) != value}
-        assert all(monkey._GROUPS[group].loaded()) == bool(changed)
+        assert all(_patching.GROUPS[group].loaded()) == bool(changed)
         monkey.unpatch_all()
         assert snapshot() == before
 
@@ -144,12 +145,12 @@ class TestAllOrNothing:
 
     @pytest.mark.parametrize("broken", BY_DEFAULT)
     def test_group_that_fails_in_the_middle(self, broken, monkeypatch):
-        group = monkey._GROUPS[broken]
+        group = _patching.GROUPS[broken]
         half = len(group.patches) // 2
         undone = []
         patches = (*group.patches[:half], Patch(int, "bit_length", print), *group.patches[half:])
         failing = dataclasses.replace(group, patches=patches, undo=lambda: undone.append(broken))
-        monkeypatch.setitem(monkey._GROUPS, broken, failing)
+        monkeypatch.setitem(_patching.GROUPS, broken, failing)
         before = snapshot()
         with pytest.raises(TypeError, match="immutable type|built-in/extension type"):
             monkey.patch_all(files=True)
@@ -158,7 +159,7 @@ class TestAllOrNothing:
         assert not monkey.report().patched
 
     def test_what_was_patched_before_a_failure_stays(self, monkeypatch):
-        monkeypatch.setitem(monkey._GROUPS, "dns", Group("dns", (Patch(int, "bit_length", print),)))
+        monkeypatch.setitem(_patching.GROUPS, "dns", Group("dns", (Patch(int, "bit_length", print),)))
         monkey.patch_time()
         before = snapshot()
         with pytest.raises(TypeError):
@@ -167,7 +168,7 @@ class TestAllOrNothing:
         assert list(monkey.report().patched) == ["time"]
 
     def test_failure_while_rebinding(self, monkeypatch):
-        exchange = monkey.exchange
+        exchange = _patching.exchange
 
         def failing(*args):
             for done in exchange(*args):
@@ -175,7 +176,7 @@ class TestAllOrNothing:
                 raise KeyboardInterrupt
 
         before = snapshot()
-        monkeypatch.setattr(monkey, "exchange", failing)
+        monkeypatch.setattr(_patching, "exchange", failing)
         with pytest.raises(KeyboardInterrupt):
             monkey.patch_all()
         monkeypatch.undo()
@@ -186,7 +187,7 @@ class TestAllOrNothing:
             raise ZeroDivisionError
 
         before = snapshot()
-        monkeypatch.setitem(monkey._GROUPS, "select", dataclasses.replace(monkey._GROUPS["select"], undo=fail))
+        monkeypatch.setitem(_patching.GROUPS, "select", dataclasses.replace(_patching.GROUPS["select"], undo=fail))
         monkey.patch_all()
         with pytest.raises(ZeroDivisionError):
             monkey.unpatch_all()
@@ -194,8 +195,8 @@ class TestAllOrNothing:
         assert not monkey.report().patched
 
     def test_group_that_is_missing(self, monkeypatch):
-        group = dataclasses.replace(monkey._GROUPS["select"], missing="there is no select here")
-        monkeypatch.setitem(monkey._GROUPS, "select", group)
+        group = dataclasses.replace(_patching.GROUPS["select"], missing="there is no select here")
+        monkeypatch.setitem(_patching.GROUPS, "select", group)
         before = snapshot()
         for call in (monkey.patch_all, monkey.patch_select, monkey.patched("select").__enter__):
             with pytest.raises(RuntimeError, match="there is no select here.*select=False.*dns, fcntl, .*time"):
@@ -236,7 +237,7 @@ class TestBlocks:
             (monkey.patched("time", dns=True), {"time", "dns"}),
             (monkey.patched(ssl=False), set(BY_DEFAULT) - {"ssl"}),
             (monkey.patched("green_threads"), {"threading", "green_threads"}),
-            (monkey.patched(files=True, green_threads=True), set(monkey._GROUPS)),
+            (monkey.patched(files=True, green_threads=True), set(_patching.GROUPS)),
         ):
             with block:
                 assert set(monkey.report().patched) == groups

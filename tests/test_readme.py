@@ -10,7 +10,7 @@ import pytest
 
 import greenio
 from documents import ROOT, Pages, run
-from greenio import monkey
+from greenio._patches import _patching
 
 README = (ROOT / "README.md").read_text()
 PROGRAMS = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
@@ -59,7 +59,7 @@ def table(heading: str) -> list[list[str]]:
 
 def test_table_of_patches_has_every_group():
     groups = [row[0].strip("`") for row in table("What is patched")]
-    assert sorted(groups) == sorted(monkey._GROUPS)
+    assert sorted(groups) == sorted(_patching.GROUPS)
 
 
 def test_table_of_patches_names_what_is_patched():
@@ -77,7 +77,7 @@ def test_table_of_patches_names_what_is_patched():
     }
     follow |= {"Popen.communicate", "Popen.wait", "call", "check_output", "os.popen", "os.spawn", "pty.spawn", "run"}
     for group, parks, _ in table("What is patched"):
-        targets = {patch.target for patch in monkey._GROUPS[group.strip("`")].loaded()}
+        targets = {patch.target for patch in _patching.GROUPS[group.strip("`")].loaded()}
         last = {target.rpartition(".")[2] for target in targets}
         owners = {target.rpartition(".")[0] for target in targets}
         for name in re.findall(r"`([\w.]+)[*()]*`", parks):

@@ -12,6 +12,7 @@ from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 
 from greenio import monkey
+from greenio._patches import _patching
 from greenio._patches._table import Group
 
 __all__ = ["setup"]
@@ -44,7 +45,7 @@ class PatchedNames(SphinxDirective):
 
 def groups() -> list[Group]:
     """List all groups, with what they patch late loaded."""
-    found = sorted(monkey._GROUPS.values(), key=lambda group: group.name)
+    found = sorted(_patching.GROUPS.values(), key=lambda group: group.name)
     for group in found:
         for module in group.late:
             importlib.import_module(module)
@@ -55,13 +56,15 @@ def meanings_of_groups() -> dict[str, str]:
     """Take what the docstring of `patch_all` says of each group."""
     text = inspect.getdoc(monkey.patch_all) or ""
     found = re.findall(r"^    (\w+): (.+)$", text, re.MULTILINE)
-    return {name: meaning for name, meaning in found if name in monkey._GROUPS}
+    return {name: meaning for name, meaning in found if name in _patching.GROUPS}
 
 
 def how(group: Group) -> str:
     if group.missing:
         return f"Not to be had here: {group.missing}."
-    when = "Part of patch_all()." if group.name in monkey._BY_DEFAULT else f"On request: patch_all({group.name}=True)."
+    when = (
+        "Part of patch_all()." if group.name in _patching.BY_DEFAULT else f"On request: patch_all({group.name}=True)."
+    )
     late = " Each module is patched when it is imported." if group.late else ""
     needs = f" What it needs comes with it: {', '.join(group.needs)}." if group.needs else ""
     return when + late + needs
