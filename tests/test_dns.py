@@ -247,9 +247,9 @@ def test_what_loops_lack_goes_to_their_executor(patched, name, args):
 
         asked: list = []
 
-        def submit(self, fn, *args):
+        def submit(self, work):
             future: concurrent.futures.Future = concurrent.futures.Future()
-            self.asked.append((fn, args, future))
+            self.asked.append((work.func, work.args, future))
             return future
 
     async def main():
@@ -343,9 +343,9 @@ def test_functions_that_call_these_by_name_follow(resolver_loop):
     asked = []
 
     class Executor(concurrent.futures.ThreadPoolExecutor):
-        def submit(self, fn, *args):
-            asked.append(fn)
-            return super().submit(fn, *args)
+        def submit(self, work):
+            asked.append(work.func)
+            return super().submit(work)
 
     executor = Executor()
     loop.set_default_executor(executor)
