@@ -6,6 +6,7 @@ import _thread
 import asyncio
 import gc
 import importlib
+import itertools
 import os
 import platform
 import signal
@@ -204,10 +205,14 @@ def _busy() -> list[_core.Green]:
     return [green for green in _core.greens() if getattr(green, "host", None) is not None]
 
 
+_TASKS = [getattr(asyncio.tasks, name, ()) for name in ("_all_tasks", "_scheduled_tasks", "_eager_tasks")]
+"""The tasks of all loops, as asyncio itself keeps them: asyncio.all_tasks() wants to know of which loop."""
+assert any(tasks != () for tasks in _TASKS)
+
+
 def _pending_tasks() -> list[asyncio.Task[Any]]:
-    # Of all loops: asyncio.all_tasks() wants to know which. By class, since `isinstance` would wake lazy proxies.
-    found = [each for each in gc.get_objects() if issubclass(type(each), asyncio.Task)]
     # A test that gives one up on purpose tells asyncio not to complain of it either.
+    found = {task for tasks in _TASKS for task in tuple(tasks)}
     return [task for task in found if not task.done() and task._log_destroy_pending]  # type: ignore[attr-defined]
 
 
@@ -227,6 +232,9 @@ def _wait_for_threads(before: tuple[set[threading.Thread], int]) -> tuple[set[th
         _original.sleep(0.001)
 
 
+_ends = itertools.count(1)
+
+
 @pytest.fixture(autouse=True)
 def no_leaks() -> Iterator[None]:
     """Fail a test that leaves greenlets, tasks, registrations, patches, threads or descriptors behind.
@@ -240,6 +248,8 @@ def no_leaks() -> Iterator[None]:
     tasks_before = _pending_tasks()
     yield
     gc.collect()
+    if next(_ends) % 64 == 0:
+        gc.freeze()  # what pytest keeps of each test, so that it is not looked at after each of the others
     busy = [green for green in _busy() if green not in busy_before]
     assert not busy, f"left in a call: {busy}"
     tasks = [task for task in _pending_tasks() if task not in tasks_before]
