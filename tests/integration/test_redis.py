@@ -148,15 +148,23 @@ def test_cancelled_command_gives_its_connection_up(arun):
             victim = spawn(pool.blpop, f"{OWN}:cancelled", timeout=10)
             async with Heartbeat():
 
-                async def all_blocked() -> bool:
+                async def blocked() -> int:
                     found = await commands.client_list()
-                    return sum(entry["name"] == f"{OWN}-cancelled" and "b" in entry["flags"] for entry in found) == 6
+                    return sum(entry["name"] == f"{OWN}-cancelled" and "b" in entry["flags"] for entry in found)
+
+                async def all_blocked() -> bool:
+                    return await blocked() == 6
+
+                async def victim_gone() -> bool:
+                    return await blocked() == 5
 
                 await until(all_blocked)
                 victim.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await victim
-                # The next answer on that connection would have been the cancelled one's: redis-py closed it.
+                # The next answer on that connection would have been the cancelled one's: redis-py closed it. Until the
+                # server has noticed, it would go on giving items to it.
+                await until(victim_gone)
                 await commands.rpush(f"{OWN}:cancelled", "for the next reader")
                 assert await to_greenlet(pool.lpop, f"{OWN}:cancelled") == b"for the next reader"
                 for number in range(5):
