@@ -78,13 +78,17 @@ class TestBlocked:
         """A green that never has to wait yields now and then, before it takes anything."""
 
         async def main():
+            started = []
+
             def work():
                 current_green().operations = TURN
                 send(RT)
+                started.append(True)
                 wait({RT})
 
             task = asyncio.create_task(to_greenlet(work))
-            await asyncio.sleep(0)
+            while not started:
+                await asyncio.sleep(0)
             assert not task.done()
             task.cancel()
             with pytest.raises(asyncio.CancelledError):

@@ -788,6 +788,7 @@ async def _until_parked():
 
 def test_many_parked_steps_do_not_swell_the_pool(monkeypatch, patched):
     monkeypatch.setattr(_tasks, "POOL_LIMIT", 10)
+    _core.thread_state().idle.clear()  # those of other tests
     loop = new_loop("asyncio")
     set_factory(loop)
 

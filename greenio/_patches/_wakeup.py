@@ -35,6 +35,10 @@ class _Relay:
         loop: The loop that has the main thread.
         native: What native code has set.
         sink: Where the signals are written to.
+
+    uvloop is only woken, by zeros. It notes each signal in a handler of its own, and when it is woken by whichever
+    signal it goes through all that it has noted; those whose number comes later, by way of the relay, would be handled
+    twice.
     """
 
     def __init__(self, loop: AbstractEventLoop, native: int) -> None:
@@ -42,6 +46,7 @@ class _Relay:
         self.listeners: list[Callable[[], object]] = []
         self.loop = loop
         self.native = native
+        self._wakes_only = type(loop).__module__.partition(".")[0] == "uvloop"
         self._source, self.sink = os.pipe()
         os.set_blocking(self._source, False)
         os.set_blocking(self.sink, False)
@@ -50,9 +55,12 @@ class _Relay:
     def _pass_on(self) -> None:
         with contextlib.suppress(BlockingIOError):
             signals = _original.read(self._source, 4096)
-            for fd in {self.native, *self.fds.values()} - {_NONE}:
+            told = dict.fromkeys(self.fds.values(), signals)
+            told[self.native] = bytes(len(signals)) if self._wakes_only else signals
+            told.pop(_NONE, None)
+            for fd, octets in told.items():
                 with contextlib.suppress(OSError):  # full: its loop has plenty to read; bad: its loop is closed
-                    _original.write(fd, signals)
+                    _original.write(fd, octets)
             # This runs in the main thread, so that the handlers have run before its first line.
             for listener in tuple(self.listeners):
                 listener()
