@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from types import CodeType, ModuleType, TracebackType
 from typing import Any, NoReturn
 
-from . import _original, get_loop, monkey, run
+from . import _original, debug, get_loop, monkey, run
 from ._patches._handlers import hear
 from ._sync import be_the_thread
 
@@ -122,7 +122,9 @@ def _set_watchdog(options: _Options, value: str) -> None:
     try:
         options.watchdog = float(value)
     except ValueError:
-        raise _UsageError(f"--watchdog takes a number of seconds, not {value!r}") from None
+        options.watchdog = 0.0
+    if not options.watchdog > 0:
+        raise _UsageError(f"--watchdog takes a number of seconds, more than 0, not {value!r}")
 
 
 _SWITCHES: dict[str, Callable[[_Options], object]] = {
@@ -291,18 +293,10 @@ def _any_loop() -> _Loop:
 _LOOPS: dict[str, Callable[[], _Loop]] = {"auto": _any_loop, "asyncio": _asyncio, "uvloop": _uvloop}
 
 
-def _debug_module() -> Any:
-    try:
-        return importlib.import_module(f"{__package__}.debug")
-    except ImportError:
-        raise _UsageError("this version of greenio has no greenio.debug") from None
-
-
 def _watchdog(seconds: float | None) -> Callable[[Any], object]:
     if seconds is None:
         return lambda loop: None
-    watchdog = _debug_module().watchdog
-    return lambda loop: watchdog(loop, threshold=seconds)
+    return lambda loop: debug.watchdog(loop, threshold=seconds).start()
 
 
 def _patch(options: _Options) -> None:
@@ -323,7 +317,7 @@ def _inspect(options: _Options) -> int:
     if not options.program.isdigit():
         raise _UsageError(f"inspect takes a process id, not {options.program!r}")
     try:
-        found = _debug_module().inspect(int(options.program))
+        found = debug.inspect(int(options.program))
     except (OSError, RuntimeError, ValueError) as error:
         raise _UsageError(" ".join(str(error).split())) from None
     if found is not None:

@@ -275,6 +275,7 @@ def test_handlers_of_the_program(write, tmp_path, loop_option):
         (["--loop", "trio", "-c", "1"], "--loop takes auto, asyncio or uvloop, not 'trio'"),
         (["--loop"], "--loop takes a value"),
         (["--watchdog", "soon", "-c", "1"], "--watchdog takes a number"),
+        (["--watchdog", "0", "-c", "1"], "--watchdog takes a number"),
         (["--no-patch", "nothing", "-c", "1"], "unknown group 'nothing'"),
         (["--fast", "x.py"], "unknown option '--fast'"),
         (["missing.py"], "can't open file 'missing.py': [Errno 2]"),
@@ -293,6 +294,53 @@ def test_errors_are_one_line_and_exit_code_2(tmp_path, words, text):
     assert done.stderr.startswith("python -m greenio: ")
     assert done.stderr.count("\n") == 1
     assert text in done.stderr
+
+
+def test_watchdog_tells_what_holds_the_loop(write, tmp_path, loop_option):
+    write(
+        """
+        import time
+
+        def holds():
+            end = time.monotonic() + 0.5
+            while time.monotonic() < end:
+                pass
+
+        time.sleep(0.01)
+        holds()
+        time.sleep(0.01)
+        """
+    )
+    done = python(*loop_option, "--watchdog", "0.1", "program.py", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "the event loop is held for " in done.stderr
+    assert "in holds" in done.stderr
+
+
+def test_inspect(write, tmp_path):
+    write(
+        """
+        import sys, time
+        from greenio import debug
+
+        with debug.listen():
+            print("listens", flush=True)
+            sys.stdin.readline()
+        """
+    )
+    command = [sys.executable, "-m", "greenio", "program.py"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=tmp_path, text=True, **pipes) as process:
+        assert process.stdout.readline() == "listens\n"
+        found = python("-m", "greenio", "inspect", str(process.pid), cwd=tmp_path)
+        process.stdin.close()
+    assert process.returncode == 0
+    assert found.returncode == 0, found.stderr
+    assert f"process {process.pid}" in found.stdout
+    assert "readline" in found.stdout
+    gone = python("-m", "greenio", "inspect", str(process.pid), cwd=tmp_path)
+    assert gone.returncode == 2
+    assert "does not listen" in gone.stderr
 
 
 def test_report_and_help(tmp_path):

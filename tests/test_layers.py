@@ -20,7 +20,7 @@ LAYERS: Mapping[str, tuple[str, ...]] = {
     "_patches": ("_original", "_core", "_sync"),
     "monkey": ("_original", "_patches"),
     "": ("_core", "_sync", "_async"),
-    "__main__": ("", "_original", "_patches", "_sync", "monkey"),
+    "__main__": ("", "_original", "_patches", "_sync", "debug", "monkey"),
     "debug": ("_original", "_core", "_sync"),
     "_testing": ("_original", "_core", "", "monkey"),
     "testing": ("", "monkey", "_testing"),
