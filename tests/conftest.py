@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import asyncio
+import errno
 import gc
 import importlib
 import itertools
@@ -24,7 +25,7 @@ import uvloop
 
 import greenio
 from greenio import _core, _original, monkey
-from greenio._patches import _patching
+from greenio._patches import _patching, _process_ends
 
 GROUPS = [
     "dns",
@@ -176,6 +177,23 @@ def pytest_sessionfinish() -> None:
 def patched() -> None:
     """Patch everything, at least for the time of one test."""
     _everything.put_on()
+
+
+@pytest.fixture(params=["pidfd", "no pidfd", "no descriptor", "nothing"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Each way to learn of the end of a child."""
+    if request.param == "no pidfd":
+        monkeypatch.setattr(_process_ends, "_pidfd_open", None)
+    if request.param == "nothing":
+        monkeypatch.setattr(_process_ends, "_pidfd_open", None)
+        monkeypatch.setattr(_process_ends, "_native_waitid", None)
+    if request.param == "no descriptor":
+
+        def refuse(pid: int) -> int:
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        monkeypatch.setattr(_process_ends, "_pidfd_open", refuse)
+    return str(request.param)
 
 
 @pytest.fixture

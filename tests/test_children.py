@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import inspect
 import os
 import pty
@@ -67,23 +66,6 @@ def start():
     yield make
     for child in children:
         child.clean_up()
-
-
-@pytest.fixture(params=["pidfd", "no pidfd", "no descriptor", "nothing"])
-def way(request, monkeypatch):
-    """Each way to learn of the end of a child."""
-    if request.param == "no pidfd":
-        monkeypatch.setattr(_process_ends, "_pidfd_open", None)
-    if request.param == "nothing":
-        monkeypatch.setattr(_process_ends, "_pidfd_open", None)
-        monkeypatch.setattr(_process_ends, "_native_waitid", None)
-    if request.param == "no descriptor":
-
-        def refuse(pid):
-            raise OSError(errno.EMFILE, "Too many open files")
-
-        monkeypatch.setattr(_process_ends, "_pidfd_open", refuse)
-    return request.param
 
 
 def by_waitid(idtype, which=lambda child: child.pid, options=os.WEXITED):

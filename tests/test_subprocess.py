@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import gc
 import inspect
 import os
@@ -57,23 +56,6 @@ def parks_in(fn):
         raise AssertionError("it never parked")
 
     return main
-
-
-@pytest.fixture(params=["pidfd", "no pidfd", "no descriptor", "nothing"])
-def way(request, monkeypatch):
-    """Each way to learn of the end of a child."""
-    if request.param == "no pidfd":
-        monkeypatch.setattr(_process_ends, "_pidfd_open", None)
-    if request.param == "nothing":
-        monkeypatch.setattr(_process_ends, "_pidfd_open", None)
-        monkeypatch.setattr(_process_ends, "_native_waitid", None)
-    if request.param == "no descriptor":
-
-        def refuse(pid):
-            raise OSError(errno.EMFILE, "Too many open files")
-
-        monkeypatch.setattr(_process_ends, "_pidfd_open", refuse)
-    return request.param
 
 
 class TestWait:

@@ -27,7 +27,6 @@ __all__ = ["TABLE", "guards"]
 _BRIEF = 0.01
 """Seconds for which another thread may hold a lock: two switch intervals, so as not to count critical sections."""
 
-_GREEN = "call it in a greenlet: `await to_greenlet(fn, ...)`"
 _SLEEP = (
     "write `await asyncio.sleep(seconds)`, or call the sync code above it in a greenlet: `await to_greenlet(fn, ...)`"
 )
