@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import _thread
 import asyncio
+import concurrent.futures
 import queue
 import threading
 import time
+from functools import partial
 
 import pytest
 
@@ -196,3 +198,39 @@ def test_report_of_what_is_out_of_reach(holder):
     assert ("Lock", f"{__name__}.Holder.listed (instance)") in found
     assert not {text for _, text in found if text.startswith(("threading.", "importlib.", "greenio.", "asyncio."))}
     assert not {text for _, text in found if text.startswith(f"{__name__}.Holder.lock")}
+
+
+@pytest.mark.parametrize("made", ["before the patch", "after it"])
+def test_nobody_parks_with_the_locks_of_an_executor(arun, made):
+    """A thread has one for a moment. A green that waits for it has others, on which native code would hold the loop."""
+
+    def hold(condition, held):
+        with condition:
+            held.set()
+            time.sleep(0.1)
+
+    async def main(pool):
+        held = threading.Event()
+        thread = threading.Thread(target=hold, args=[pool._idle_semaphore._cond, held])
+        thread.start()
+        await asyncio.to_thread(held.wait, 20)
+        green = spawn(pool.submit, id, 0)
+        await asyncio.sleep(0)
+        with concurrent.futures.ThreadPoolExecutor(1) as other:
+            assert other.submit(int).result() == 0
+        await asyncio.wait_for(green, 20)
+        thread.join()
+
+    older = concurrent.futures.ThreadPoolExecutor(1)
+    with monkey.patched():
+        with older if made == "before the patch" else concurrent.futures.ThreadPoolExecutor(1) as pool:
+            arun(partial(main, pool))
+
+
+def test_modules_of_executors_are_restored():
+    from concurrent.futures import _base, thread
+
+    with monkey.patched():
+        assert (_base.threading.Thread, thread.queue.Empty) == (threading.Thread, queue.Empty)
+        assert _base.threading is not threading
+    assert (_base.threading, thread.threading, thread.queue) == (threading, threading, queue)

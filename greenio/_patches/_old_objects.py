@@ -4,7 +4,8 @@ They cannot be given methods. But where one is an attribute of an object or a cl
 the old one inside can take that place. Both are the same lock, or hold the same values of threads, so that it does not
 matter who has found which. What is held in another way (a container, a closure, a list) is left to `monkey.report()`.
 
-The standard library is left alone but for conditions and queues; and nothing that is looked at here runs any code.
+The standard library is left alone but for conditions and queues, and `concurrent.futures` altogether; nothing that is
+looked at here runs any code.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import ref
 
+from ._executors import PARTS_OF_EXECUTORS, conditions_of_executors
 from ._references import class_vars, classes, instance_vars, namespaces
 
 __all__ = ["Adoption"]
@@ -133,21 +135,29 @@ class Adoption:
 
     def _instances(self) -> Iterator[tuple[Any, dict[str, Any]]]:
         """Find instances that have old objects as attributes, with the dicts of those."""
-        wanted = self._makers.keys()
-        known: dict[type, bool] = {}
+        found: list[tuple[Any, dict[str, Any]]] = []
+        kept: set[int] = set()
+        looked_at: dict[type, bool] = {}
         for instance in gc.get_objects():
             kind = type(instance)
-            if kind not in known:
-                known[kind] = _may_have_attributes(kind)
-            if not known[kind]:
+            if kind not in looked_at:
+                looked_at[kind] = _may_have_attributes(kind) or issubclass(kind, PARTS_OF_EXECUTORS)
+            if not looked_at[kind]:
                 continue
-            held = gc.get_referents(instance)  # with the dict, or from CPython 3.11 on the values themselves
-            kinds = {*map(type, held)}
-            for namespace in held if dict in kinds else ():
-                if type(namespace) is dict:
-                    kinds.update(map(type, tuple(namespace.values())))
-            if not wanted.isdisjoint(kinds) and (found := instance_vars(instance)) is not None:
-                yield instance, found
+            if issubclass(kind, PARTS_OF_EXECUTORS):
+                kept.update(map(id, conditions_of_executors(instance)))
+            if self._holds_any(instance) and (namespace := instance_vars(instance)) is not None:
+                found.append((instance, namespace))
+        return ((instance, namespace) for instance, namespace in found if id(instance) not in kept)
+
+    def _holds_any(self, instance: Any) -> bool:
+        """Tell quickly whether an instance has an old object as an attribute."""
+        held = gc.get_referents(instance)  # with the dict, or from CPython 3.11 on the values themselves
+        kinds = {*map(type, held)}
+        for namespace in held if dict in kinds else ():
+            if type(namespace) is dict:
+                kinds.update(map(type, tuple(namespace.values())))
+        return not kinds.isdisjoint(self._makers)
 
 
 def _module_of(owner: type) -> str:

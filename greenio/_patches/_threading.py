@@ -17,6 +17,7 @@ from typing import Any
 from .. import _original
 from .._core import current_green
 from .._sync import Lock, OldLock, PassableRLock, RLock, SimpleQueue
+from ._executors import pin_executors, unpin_executors
 from ._green_threads import start_greenlet, starts_greenlet
 from ._identity import IDENTITY
 from ._logging import LOGGING, exchange_logging_locks, restore_logging_locks
@@ -164,6 +165,7 @@ _adoption = Adoption(
 
 
 def _exchange_old_locks() -> None:
+    pin_executors()
     exchange_logging_locks()
     _adoption.do()
 
@@ -171,6 +173,7 @@ def _exchange_old_locks() -> None:
 def _restore_old_locks() -> None:
     _adoption.undo()
     restore_logging_locks()
+    unpin_executors()
 
 
 GROUP = Group(

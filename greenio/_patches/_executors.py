@@ -1,0 +1,88 @@
+"""`concurrent.futures`: its own locks stay native, so that nothing in it parks but `Future.result` and the like.
+
+`submit` has three locks at once, one of which was made at import and therefore is native. Were another one green, a
+park for it would leave the native one held by a greenlet, and the next `submit` would hold the loop for good. Native
+locks are held for moments only; what waits for long, a `Condition.wait` without any of them, parks all the same.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+from concurrent.futures import _base, thread
+from types import ModuleType
+from typing import Any
+
+from .. import _original
+from ._references import instance_vars
+
+__all__ = ["PARTS_OF_EXECUTORS", "conditions_of_executors", "pin_executors", "unpin_executors"]
+
+PARTS_OF_EXECUTORS = (_base.Future, _base._Waiter, thread.ThreadPoolExecutor)
+"""Classes whose instances keep the native locks that they have."""
+
+
+def _condition(lock: Any = None) -> threading.Condition:
+    return threading.Condition(_original.RLock() if lock is None else lock)
+
+
+def _event() -> threading.Event:
+    event = threading.Event()
+    event._cond = _plain_condition()  # type: ignore[attr-defined]
+    return event
+
+
+def _semaphore(value: int = 1) -> threading.Semaphore:
+    semaphore = threading.Semaphore(value)
+    semaphore._cond = _plain_condition()  # type: ignore[attr-defined]
+    return semaphore
+
+
+def _plain_condition() -> threading.Condition:
+    return threading.Condition(_original.allocate_lock())
+
+
+def _view(module: ModuleType, **names: Any) -> ModuleType:
+    """Make what looks like a module, but has some names of its own."""
+    view = ModuleType(module.__name__, module.__doc__)
+    vars(view).update(names, __wrapped__=module, __getattr__=lambda name: getattr(module, name))
+    return view
+
+
+_threading = _view(
+    threading,
+    Lock=_original.allocate_lock,
+    RLock=_original.RLock,
+    Condition=_condition,
+    Event=_event,
+    Semaphore=_semaphore,
+)
+_queue = _view(queue, SimpleQueue=_original.SimpleQueue, Empty=queue.Empty)
+
+_MODULES = (_base, thread)
+_VIEWS = {"threading": _threading, "queue": _queue}
+
+
+def pin_executors() -> None:
+    """Have futures and pools of threads that are made from now on take native locks."""
+    for module in _MODULES:
+        for name, view in _VIEWS.items():
+            if vars(module).get(name) is view.__wrapped__:
+                setattr(module, name, view)
+
+
+def unpin_executors() -> None:
+    """Take that back."""
+    for module in _MODULES:
+        for name, view in _VIEWS.items():
+            if vars(module).get(name) is view:
+                setattr(module, name, view.__wrapped__)
+
+
+def conditions_of_executors(instance: Any) -> Iterator[Any]:
+    """List the conditions that are part of a future, of a pool of threads or of who waits for futures."""
+    held = instance_vars(instance) or {}
+    yield held.get("_condition")
+    for name in "_idle_semaphore", "event":
+        yield (instance_vars(held.get(name)) or {}).get("_cond")
