@@ -23,15 +23,17 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import types
 from asyncio import AbstractEventLoop, CancelledError
 from collections.abc import Callable, Coroutine, Generator
+from contextvars import Context
 from inspect import signature
-from types import FrameType
+from types import CoroutineType, FrameType
 from typing import Any, TypeVar, get_type_hints
 
 from ._asyncio import AnyTask, current_task, enter_task, forget_makers, leave_task
 from ._await import trim
-from ._call import POOL_LIMIT, Call, cancel_again, give_up, relay_on, worker
+from ._call import POOL_LIMIT, STEP, Call, cancel_again, give_up, relay_on, worker
 from ._green import ENDED, RELAYED, Green, getcurrent, new_green, thread_state
 from ._host import Host, host_of
 
@@ -69,139 +71,107 @@ class Step(Call):
             idle.pop()
 
 
-class GreenCoroutine(Coroutine[Any, Any, T]):
-    """The user's coroutine, each step of it in a green."""
+@types.coroutine
+def _steps(coroutine: Any, loop: Any) -> Generator[Any, Any, Any]:
+    """Run a coroutine, each step of it in a green; yield what it yields, or what waits for a step that is parked.
 
-    __slots__ = ("__weakref__", "_green", "_loop", "_parked", "_send", "coroutine", "step")
-
-    def __init__(self, coroutine: Any, loop: AbstractEventLoop) -> None:
-        self.coroutine: Coroutine[Any, Any, T] = coroutine
-        self.step: Step | None = None
-        self._green: Green | None = None
-        self._loop = loop
-        self._parked: Coroutine[Any, Any, None] | None = None
-        self._send = coroutine.send
-
-    def send(self, value: Any, fn: Any = None) -> Any:
-        """Run the next step, by `fn` if not by the coroutine's own `send`; return what is to be awaited."""
-        if self._parked is not None:
+    It is stepped once before it is given to a task, so that even a cancellation before the first step comes by here.
+    Between two steps this refers neither to its task, which would make a ring, nor to any greenlet but a kept one.
+    """
+    send = coroutine.send
+    active: Any
+    failure: Any
+    green: Any
+    host: Any
+    kept: Any
+    outer: Any
+    step: Any
+    task: Any
+    active = failure = green = host = kept = outer = step = task = yielded = None
+    try:
+        while True:
             try:
-                return self._go_on(self._parked.send if fn is None else self._parked.throw, value)
-            except BaseException as error:
-                trim(error)
+                fn, argument, yielded = send, (yield yielded), None
+            except GeneratorExit:
                 raise
-        loop: Any = self._loop
-        try:
-            host: Host = loop._greenio_host
-        except AttributeError:
-            host = host_of(loop)
-        outer = getcurrent()
-        thread = host.thread
-        if outer is not thread.main and thread is not thread_state():
-            host.bind()
+            except BaseException as error:
+                fn, argument, yielded = coroutine.throw, error, None
+            if host is None:  # not before: a host is made in a loop that runs
+                try:
+                    host = loop._greenio_host
+                except AttributeError:
+                    host = host_of(loop)
+            outer = getcurrent()
             thread = host.thread
-        idle = thread.idle
-        green = self._green
-        if green is None or green.thread is not thread:
-            green = idle.pop() if idle else new_green(worker, thread)
-        else:
-            self._green = None
-        task: Any = current_task(loop)
-        green.host = host
-        green.task = task
-        green.parent = outer
-        green.gr_context = outer.gr_context
-        green.visible = True
-        active = thread.active
-        thread.active = green
-        try:
-            outcome = green.switch(self._send if fn is None else fn, (value,), None)
-        finally:
-            thread.active = active
-        if outcome is not ENDED:
-            enter_task(loop, task)  # it was left where the green parks
-            step = self.step = green.call = Step(green)
-            host.calls.add(step)
-            parked = self._parked = _wait_for(step, task, relayed=outcome is RELAYED)
-            del green, outer, outcome
+            if outer is not thread.main and thread is not thread_state():
+                host.bind()
+                thread = host.thread
+            if kept is None or kept.thread is not thread:
+                green = thread.idle.pop() if thread.idle else new_green(worker, thread)
+            else:
+                green = kept
+            kept = None
+            task = current_task(loop)
+            green.host = host
+            green.task = task
+            green.parent = outer
+            green.gr_context = outer.gr_context
+            green.visible = True
+            active = thread.active
+            thread.active = green
             try:
-                return self._go_on(parked.send, None)
-            except BaseException as error:
-                trim(error)
-                raise
-        green.visible = False
-        green.gr_context = None
-        failure = green.error
-        if failure is None:
-            outcome, green.outcome = green.outcome, None
-            if _count(green) > _AT_REST:
-                self._green = idle.pop()
-            return outcome
-        green.error = None
-        if len(idle) > POOL_LIMIT:
-            idle.pop()
-        del green, outer, outcome
-        try:
+                outcome = green.switch(fn, argument, STEP)
+            finally:
+                thread.active = active
+            active = argument = fn = outer = None
+            if outcome is ENDED:
+                task = None
+                green.visible = False
+                green.gr_context = None
+                failure = green.error
+                if failure is None:
+                    yielded, green.outcome = green.outcome, None
+                    if _count(green) > _AT_REST:
+                        kept = thread.idle.pop()
+                    green = None
+                    continue
+                green.error = None
+                if len(thread.idle) > POOL_LIMIT:
+                    thread.idle.pop()
+                green = None
+            else:
+                enter_task(loop, task)  # it was left where the green parks
+                step = green.call = Step(green)
+                host.calls.add(step)
+                green = None
+                yield from _wait_for(step, task, relayed=outcome is RELAYED)
+                kept, step.kept = step.kept, None
+                if step.late is not None:
+                    cancel_again(task, step.late)
+                yielded, failure = step.value, step.error
+                step = task = None
+                if failure is None:
+                    continue
+            if failure.__class__ is StopIteration:
+                return failure.value
             raise failure
-        except StopIteration:
-            raise
-        except BaseException:
-            trim(failure)
-            raise
-        finally:
-            del failure  # or its traceback would make a ring
+    except BaseException as error:
+        trim(error)
+        raise
+    finally:
+        failure = None  # or its traceback would make a ring
 
-    def throw(self, *error: Any) -> Any:
-        """Raise an exception in the next step; return what is to be awaited."""
-        try:
-            return self.send(error[0] if len(error) == 1 else error[1] or error[0], self.coroutine.throw)
-        except BaseException as failure:
-            trim(failure)
-            raise
 
-    def close(self) -> None:
-        """End the coroutine."""
-        parked, self._parked = self._parked, None
-        if parked is not None:
-            parked.close()
-        self.coroutine.close()
+async def _awaited(steps: Any) -> Any:
+    try:
+        return await steps
+    except BaseException as error:
+        trim(error)
+        raise
 
-    def __await__(self) -> Generator[Any, None, T]:
-        return self.coroutine.__await__()
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.coroutine, name)
-
-    def __repr__(self) -> str:
-        return repr(self.coroutine)
-
-    def _go_on(self, fn: Any, value: Any) -> Any:
-        """Step what waits for the parked step; when that has ended, return or raise what it did."""
-        try:
-            return fn(value)
-        except StopIteration:
-            pass
-        except BaseException as error:
-            self._parked = self.step = None
-            trim(error)
-            raise
-        step = self.step
-        assert step is not None
-        self._parked = self.step = None
-        self._green, step.kept = step.kept, None
-        if step.late is not None:
-            task: Any = current_task(self._loop)
-            cancel_again(task, step.late)
-        if step.error is None:
-            return step.value
-        failure, step.error = step.error, None
-        try:
-            raise failure
-        except BaseException:
-            trim(failure)
-            raise
-        finally:
-            del failure
+_AS_COROUTINE = sys.version_info >= (3, 12)
+"""Whether a task wants more than a generator under `types.coroutine`."""
 
 
 _count = sys.getrefcount
@@ -223,22 +193,24 @@ async def _wait_for(step: Step, task: AnyTask, *, relayed: bool) -> None:
 class Task(asyncio.Task[T]):
     """asyncio's Task, which tells of the user's coroutine."""
 
-    __slots__ = ()
+    __slots__ = ("_coro",)  # in place of the attribute where asyncio's debug output finds the coroutine
 
     def get_coro(self) -> Any:
         """Return the coroutine that the task was made of. Never parks."""
-        coroutine = super().get_coro()
-        return coroutine.coroutine if isinstance(coroutine, GreenCoroutine) else coroutine
+        return self._coro
 
     def get_stack(self, *, limit: int | None = None) -> list[FrameType]:
         """Return the frames where the task waits: those of a blocking call too, if it is parked in one. Never parks."""
-        coroutine: Any = super().get_coro()
-        step = getattr(coroutine, "step", None)
-        if step is None or not step.green.waiting:
+        green = next((call.green for call in host_of(self.get_loop()).calls if _is_step_of(self, call)), None)
+        if green is None or not green.waiting:
             return super().get_stack(limit=limit)
-        frames = _frames(step.green)[:limit]
+        frames = _frames(green)[:limit]
         frames.reverse()
         return frames
+
+
+def _is_step_of(task: Task[Any], call: Call) -> bool:
+    return isinstance(call, Step) and call.green.task is task
 
 
 def _frames(green: Green) -> list[FrameType]:
@@ -259,7 +231,11 @@ _PACKAGE = __name__.partition(".")[0]
 
 
 def task_factory(
-    loop: AbstractEventLoop, coro: Coroutine[Any, Any, T] | Generator[Any, None, T], **options: Any
+    loop: AbstractEventLoop,
+    coro: Coroutine[Any, Any, T] | Generator[Any, None, T],
+    *,
+    context: Context | None = None,
+    **options: Any,
 ) -> asyncio.Task[T]:
     """Make tasks in which blocking calls park: for `loop.set_task_factory`. Never parks itself.
 
@@ -269,12 +245,25 @@ def task_factory(
     Args:
         loop: The loop.
         coro: The coroutine.
-        **options: What `asyncio.Task` takes: `name`, `context`.
+        context: The context that it runs in, from CPython 3.11 on; None is a copy of the current one.
+        **options: What else `asyncio.Task` takes, such as `name`.
 
     Returns:
         The task, an `asyncio.Task`.
     """
-    task: Task[T] = Task(GreenCoroutine(coro, loop), loop=loop, **options)
+    if coro.__class__ is not CoroutineType and not asyncio.iscoroutine(coro):
+        raise TypeError(f"a coroutine was expected, got {coro!r}")
+    steps = _awaited(_steps(coro, loop)) if _AS_COROUTINE else _steps(coro, loop)
+    steps.send(None)
+    if options or context is not None:
+        if context is not None:
+            options["context"] = context
+        task: Task[T] = Task.__new__(Task)
+        task._coro = coro
+        task.__init__(steps, loop=loop, **options)  # type: ignore[misc]  # may begin at once
+    else:
+        task = Task(steps, loop=loop)
+        task._coro = coro
     if task._source_traceback:  # type: ignore[attr-defined]
         forget_makers(task, __file__)
     return task
@@ -298,7 +287,8 @@ def _eager_task_factory() -> Callable[..., asyncio.Task[Any]]:
     Args:
         loop: The loop.
         coro: The coroutine.
-        **options: What `asyncio.Task` takes: `name`, `context`.
+        context: The context that it runs in; None is a copy of the current one.
+        **options: What else `asyncio.Task` takes, such as `name`.
 
     Returns:
         The task, an `asyncio.Task`.
