@@ -18,10 +18,13 @@ from typing import Any
 
 __all__ = [
     "AddressFamily",
+    "Condition",
     "Empty",
+    "Event",
     "PollSelector",
     "RLock",
     "SSLSocket",
+    "Semaphore",
     "SimpleQueue",
     "Socket",
     "SocketKind",
@@ -86,7 +89,10 @@ getnameinfo = socket.getnameinfo
 new_event_loop = asyncio.new_event_loop
 set_event_loop = asyncio.set_event_loop
 
+Condition = threading.Condition
+Event = threading.Event
 RLock = _thread.RLock
+Semaphore = threading.Semaphore
 allocate_lock = _thread.allocate_lock
 start_new_thread = _thread.start_new_thread
 Thread = threading.Thread

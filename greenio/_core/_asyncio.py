@@ -1,8 +1,9 @@
 """The semi-private names of asyncio that the kernel stands on, all in one place.
 
 `_enter_task`, `_leave_task`, `_get_running_loop` and `_set_running_loop` are documented by CPython for third-party
-loops and tasks ("Extending asyncio"); every supported version has them. `_source_traceback` is looked for, and may be
-missing. The rest of greenio uses public API only.
+loops and tasks ("Extending asyncio"); every supported version has them. `_current_tasks` is the dict behind
+`current_task` on the versions that have that written in Python, where a call of it costs six times a look-up.
+`_source_traceback` is looked for, and may be missing. The rest of greenio uses public API only.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from asyncio import (
     _get_running_loop,
     _set_running_loop,
     base_events,
-    current_task,
+    tasks,
 )
 from asyncio.tasks import _enter_task, _leave_task
 from collections.abc import Callable
@@ -39,6 +40,9 @@ Hooks: TypeAlias = tuple[Any, Any]
 
 enter_task: Callable[[AbstractEventLoop, AnyTask], None] = _enter_task
 leave_task: Callable[[AbstractEventLoop, AnyTask], None] = _leave_task
+current_task: Callable[[AbstractEventLoop], AnyTask | None] = (
+    tasks.current_task if sys.version_info >= (3, 12) else tasks._current_tasks.get  # type: ignore[attr-defined]
+)
 get_running_loop: Callable[[], AbstractEventLoop | None] = _get_running_loop
 set_running_loop: Callable[[AbstractEventLoop | None], None] = _set_running_loop
 

@@ -35,7 +35,7 @@ from ._asyncio import AnyTask, current_task, enter_task, forget_makers, leave_ta
 from ._await import trim
 from ._call import POOL_LIMIT, STEP, Call, cancel_again, give_up, relay_on, worker
 from ._green import ENDED, RELAYED, Green, getcurrent, new_green, thread_state
-from ._host import Host, host_of
+from ._host import host_of
 
 __all__ = ["eager_task_factory", "task_factory"]
 
@@ -193,6 +193,7 @@ async def _wait_for(step: Step, task: AnyTask, *, relayed: bool) -> None:
 class Task(asyncio.Task[T]):
     """asyncio's Task, which tells of the user's coroutine."""
 
+    _coro: Any
     __slots__ = ("_coro",)  # in place of the attribute where asyncio's debug output finds the coroutine
 
     def get_coro(self) -> Any:

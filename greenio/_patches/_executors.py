@@ -24,23 +24,23 @@ PARTS_OF_EXECUTORS = (_base.Future, _base._Waiter, thread.ThreadPoolExecutor)
 
 
 def _condition(lock: Any = None) -> threading.Condition:
-    return threading.Condition(_original.RLock() if lock is None else lock)
+    return _original.Condition(_original.RLock() if lock is None else lock)
 
 
 def _event() -> threading.Event:
-    event = threading.Event()
+    event = _original.Event()
     event._cond = _plain_condition()  # type: ignore[attr-defined]
     return event
 
 
 def _semaphore(value: int = 1) -> threading.Semaphore:
-    semaphore = threading.Semaphore(value)
+    semaphore = _original.Semaphore(value)
     semaphore._cond = _plain_condition()  # type: ignore[attr-defined]
     return semaphore
 
 
 def _plain_condition() -> threading.Condition:
-    return threading.Condition(_original.allocate_lock())
+    return _original.Condition(_original.allocate_lock())
 
 
 def _view(module: ModuleType, **names: Any) -> ModuleType:

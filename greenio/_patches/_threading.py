@@ -15,7 +15,7 @@ from asyncio import CancelledError
 from typing import Any
 
 from .. import _original
-from .._core import current_green
+from .._core import current_green, getcurrent
 from .._sync import Lock, OldLock, PassableRLock, RLock, SimpleQueue
 from ._executors import pin_executors, unpin_executors
 from ._green_threads import start_greenlet, starts_greenlet
@@ -116,25 +116,33 @@ def _insist(native: Any) -> Any:
     """
 
     @like(native)
-    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if current_green() is None:
-            return native(self, *args, **kwargs)
-        late = None
-        while True:
-            try:
-                found = native(self, *args, **kwargs)
-            except CancelledError as error:
-                late = late or error
-            else:
-                break
-        if late is None:
-            return found
-        try:
-            raise late
-        finally:
-            del late
+    def give(self: Any) -> Any:
+        return native(self) if getcurrent().parent is None else _completely(native, self)
 
-    return call
+    @like(native)
+    def give_many(self: Any, n: int = 1) -> Any:
+        return native(self, n) if getcurrent().parent is None else _completely(native, self, n)
+
+    return give_many if native.__code__.co_argcount == 2 else give
+
+
+def _completely(native: Any, *args: Any) -> Any:
+    late = None
+    while True:
+        try:
+            found = native(*args)
+        except CancelledError as error:
+            if current_green() is None:
+                raise
+            late = late or error
+        else:
+            break
+    if late is None:
+        return found
+    try:
+        raise late
+    finally:
+        del late
 
 
 @like(_join)
