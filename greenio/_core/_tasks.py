@@ -2,8 +2,8 @@
 
 Theory of operation
 ===================
-The task is asyncio's own; its coroutine is a thin one around the user's. Each step of the task (`send` or `throw`) is a
-call on a pooled green in which the host is visible from the start, so that nothing but the greenlet is exchanged:
+The task is asyncio's own; its coroutine is a generator that runs the user's. Each step of the task (`send` or `throw`)
+is a call on a pooled green in which the host is visible from the start, so that nothing but the greenlet is exchanged:
 
 * A step that does not park hands what the coroutine yielded to the task, and the green goes back to the pool. So a
   task that waits in `await` has no green: ten thousand idle ones cost no stacks.
@@ -15,8 +15,7 @@ greenlet that was made in it and returns to its parent (SQLAlchemy), a lock that
 to which something still refers after a step, which its reference count tells, stays with the task; so does one that
 has parked, since that task may well park again.
 
-**Truth.** `Task.get_coro()` and `get_stack()` tell of the user's coroutine, and asyncio's debug output does, since the
-thin one has every attribute of the user's.
+**Truth.** `Task.get_coro()` and `get_stack()` tell of the user's coroutine, and so does asyncio's debug output.
 """
 
 from __future__ import annotations
@@ -70,6 +69,12 @@ class Step(Call):
         elif len(idle) > POOL_LIMIT:
             idle.pop()
 
+    def take(self) -> tuple[Green | None, Any, BaseException | None]:
+        """Hand out the green that was kept, what the coroutine yielded, and its exception."""
+        taken = self.kept, self.value, self.error
+        self.kept = self.value = self.error = None
+        return taken
+
 
 @types.coroutine
 def _steps(coroutine: Any, loop: Any) -> Generator[Any, Any, Any]:
@@ -95,7 +100,7 @@ def _steps(coroutine: Any, loop: Any) -> Generator[Any, Any, Any]:
             except GeneratorExit:
                 raise
             except BaseException as error:
-                fn, argument, yielded = coroutine.throw, error, None
+                fn, argument, yielded = None, error, None
             if host is None:  # not before: a host is made in a loop that runs
                 try:
                     host = loop._greenio_host
@@ -112,6 +117,10 @@ def _steps(coroutine: Any, loop: Any) -> Generator[Any, Any, Any]:
                 green = kept
             kept = None
             task = current_task(loop)
+            if task._coro is not coroutine:
+                coroutine = task._coro
+                send = coroutine.send
+                fn = send if fn is not None else None
             green.host = host
             green.task = task
             green.parent = outer
@@ -120,7 +129,7 @@ def _steps(coroutine: Any, loop: Any) -> Generator[Any, Any, Any]:
             active = thread.active
             thread.active = green
             try:
-                outcome = green.switch(fn, argument, STEP)
+                outcome = green.switch(fn or coroutine.throw, argument, STEP)
             finally:
                 thread.active = active
             active = argument = fn = outer = None
@@ -145,10 +154,7 @@ def _steps(coroutine: Any, loop: Any) -> Generator[Any, Any, Any]:
                 host.calls.add(step)
                 green = None
                 yield from _wait_for(step, task, relayed=outcome is RELAYED)
-                kept, step.kept = step.kept, None
-                if step.late is not None:
-                    cancel_again(task, step.late)
-                yielded, failure = step.value, step.error
+                kept, yielded, failure = step.take()
                 step = task = None
                 if failure is None:
                     continue
@@ -184,6 +190,8 @@ async def _wait_for(step: Step, task: AnyTask, *, relayed: bool) -> None:
             await relay_on(step, task)
         if not step.ended:
             await step
+        if step.late is not None:
+            cancel_again(task, step.late)
     except BaseException as error:
         if not step.ended:
             give_up(step, error)
@@ -191,10 +199,14 @@ async def _wait_for(step: Step, task: AnyTask, *, relayed: bool) -> None:
 
 
 class Task(asyncio.Task[T]):
-    """asyncio's Task, which tells of the user's coroutine."""
+    """asyncio's Task, which tells of the user's coroutine.
+
+    Attributes:
+        _coro: The user's coroutine, where asyncio's debug output looks for it. greenback sets another in its place.
+    """
 
     _coro: Any
-    __slots__ = ("_coro",)  # in place of the attribute where asyncio's debug output finds the coroutine
+    __slots__ = ("_coro",)
 
     def get_coro(self) -> Any:
         """Return the coroutine that the task was made of. Never parks."""
