@@ -230,6 +230,12 @@ class Task(asyncio.Task[T]):
         coroutine = super().get_coro()
         return coroutine.coroutine if isinstance(coroutine, GreenCoroutine) else coroutine
 
+    def _set_coro(self, coroutine: Any) -> None:
+        green: Any = super().get_coro()
+        green.coroutine, green._send = coroutine, coroutine.send
+
+    _coro = property(get_coro, _set_coro)  # greenback sets one of its own, in place of what the task has run so far
+
     def get_stack(self, *, limit: int | None = None) -> list[FrameType]:
         """Return the frames where the task waits: those of a blocking call too, if it is parked in one. Never parks."""
         coroutine: Any = super().get_coro()
