@@ -19,7 +19,7 @@ import pytest
 
 from conftest import finish, new_loop
 from greenio import _core, async_to_sync, await_, get_loop, in_greenlet, offload, spawn, sync_to_async, to_greenlet
-from greenio._core import _call, _tasks
+from greenio._core import _call
 from greenio._core._green import thread_state
 from waiting import parked, until_parked
 
@@ -502,9 +502,9 @@ def test_greenlets_are_reused(arun, patched):
     arun(main)
 
 
+@pytest.mark.native_tasks("green tasks have greens beside those of their calls")
 def test_the_pool_is_bounded(arun, patched, monkeypatch):
-    for module in (_call, _tasks):
-        monkeypatch.setattr(module, "POOL_LIMIT", 3)
+    monkeypatch.setattr(_call, "POOL_LIMIT", 3)
     state = thread_state()
     state.idle.clear()
     gc.collect()
