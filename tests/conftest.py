@@ -76,15 +76,29 @@ uvloop.new_event_loop().close()  # libuv opens a pipe for the whole process with
 
 def new_loop(kind: str) -> asyncio.AbstractEventLoop:
     """Make a loop of one of KINDS."""
-    if kind == "uvloop":
-        return uvloop.new_event_loop()
-    loop = asyncio.SelectorEventLoop()
+    loop = uvloop.new_event_loop() if kind == "uvloop" else asyncio.SelectorEventLoop()
     if kind == "asyncio-debug":
         loop.set_debug(True)
         loop.slow_callback_duration = 10
     if kind == "asyncio-eager":
-        loop.set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined]
+        native: Any = asyncio.eager_task_factory  # type: ignore[attr-defined]
+        loop.set_task_factory(greenio.eager_task_factory if _tasks_are_green else native)
+    elif _tasks_are_green:
+        loop.set_task_factory(greenio.task_factory)
     return loop
+
+
+_TASK_FACTORY = os.environ.get("GREENIO_TASK_FACTORY", "") not in ("", "0")
+"""Whether the whole run is under greenio's task factories."""
+_tasks_are_green = _TASK_FACTORY
+"""Whether the loops that `new_loop` makes now have greenio's task factory."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the marks of this suite."""
+    config.addinivalue_line(
+        "markers", "native_tasks(reason): no greenio task factory, in which what the test states is rightly different"
+    )
 
 
 def check_tasks(loop: asyncio.AbstractEventLoop) -> None:
@@ -163,7 +177,9 @@ _everything = Everything()
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Take the patches back before a test that has not asked for them."""
+    """Take the patches back before a test that has not asked for them; leave the task factory out where it says so."""
+    global _tasks_are_green
+    _tasks_are_green = _TASK_FACTORY and item.get_closest_marker("native_tasks") is None
     if "patched" not in getattr(item, "fixturenames", ()):
         _everything.take_off()
 

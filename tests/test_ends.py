@@ -13,7 +13,7 @@ import pytest
 
 from conftest import finish, new_loop
 from greenio import _core, await_, run, spawn, to_greenlet
-from waiting import parked, until, until_parked
+from waiting import end_by_hand, parked, until, until_parked
 
 
 def marks():
@@ -111,9 +111,7 @@ def test_a_greenlet_that_will_not_end_is_abandoned_and_logged(loop_kind, patched
     assert "went on waiting" in caplog.text
     stop.append(True)
     (green,) = (green for green in _core.greens() if green.waiting)
-    green.waiting = False  # claimed, or it would pass the error on
-    green.throw(asyncio.CancelledError())  # by hand, so that nothing is left behind
-    green.waiting = False
+    end_by_hand(green)
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3])

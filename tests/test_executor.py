@@ -160,6 +160,7 @@ def test_shutdown_waits_in_another_thread(arun, patched):
     arun(main)
 
 
+@pytest.mark.native_tasks("async code may wait for the shutdown there")
 def test_shutdown_in_a_coroutine(arun, patched):
     async def main():
         executor = GreenletPoolExecutor(2)

@@ -165,9 +165,11 @@ def test_chaos(arun, patched, seed):
             chaos.close()
         await until(lambda: parked() == 0)
         assert not any(side.waiters for watch in _core.registrations() for side in (watch.reader, watch.writer))
-        host = asyncio.get_running_loop()._greenio_host
+        loop = asyncio.get_running_loop()
+        host, active = loop._greenio_host, loop.create_future()
         assert not host.calls
-        assert host.thread.active is None
+        loop.call_soon(lambda: active.set_result(host.thread.active))
+        assert await active is None
 
     arun(main)
 

@@ -99,6 +99,7 @@ def join():
         thread.join()
 
 
+IN_A_TASK = pytest.mark.native_tasks("a task that has the thread is green there, and interrupted itself")
 WAITS = [sleep, receive, acquire, wait, get, get_simple, poll, run_loop, join]
 
 
@@ -111,15 +112,18 @@ def interrupted(wait):
 
 
 @pytest.mark.parametrize("wait", WAITS)
-@pytest.mark.parametrize("loop_sleeps", [True, False])
-def test_what_a_handler_raises_reaches_the_green_that_is_parked(arun, patched, wait, loop_sleeps):
+@pytest.mark.parametrize("where", ["thread", "callback", pytest.param("task", marks=IN_A_TASK)])
+def test_what_a_handler_raises_reaches_the_green_that_is_parked(arun, patched, wait, where):
     async def main():
         task = asyncio.ensure_future(to_greenlet(interrupted, wait))
         await until_parked()
-        if loop_sleeps:
-            await asyncio.get_running_loop().run_in_executor(None, kill)
-        else:
+        loop = asyncio.get_running_loop()
+        if where == "task":
             kill()
+        elif where == "callback":
+            loop.call_soon(kill)
+        else:  # the loop sleeps
+            loop.call_soon(loop.run_in_executor, None, kill)
         return await asyncio.wait_for(task, 20)
 
     assert arun(main) == "went on"
@@ -138,7 +142,7 @@ def test_nothing_waits_for_what_was_interrupted(arun, patched):
     async def main():
         task = asyncio.ensure_future(to_greenlet(body))
         await until_parked()
-        kill()
+        asyncio.get_running_loop().call_soon(kill)
         return await asyncio.wait_for(task, 20)
 
     with left, right:
@@ -184,11 +188,14 @@ def test_a_call_that_a_waker_has_claimed_gets_it_at_its_next_park(arun, patched)
             time.sleep(60)
         return "interrupted"
 
+    def release_and_kill():
+        lock.release()
+        kill()
+
     async def main():
         task = asyncio.ensure_future(to_greenlet(body))
         await until_parked()
-        lock.release()
-        kill()
+        asyncio.get_running_loop().call_soon(release_and_kill)
         return await asyncio.wait_for(task, 20)
 
     assert arun(main) == "interrupted"

@@ -81,6 +81,7 @@ class TestGreens:
 
         arun(main)
 
+    @pytest.mark.native_tasks("async code may wait for such a thread there")
     def test_joined_from_elsewhere(self, arun):
         async def main():
             made = []

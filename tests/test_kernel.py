@@ -153,6 +153,7 @@ def test_callbacks_run_with_no_current_task_while_driven_code_is_parked(arun, pa
     arun(main)
 
 
+@pytest.mark.native_tasks("async code is not native there")
 def test_native_code_is_not_green(arun, patched):
     assert not in_greenlet()
 
@@ -385,6 +386,7 @@ def test_coroutine_functions_are_driven(arun, patched):
     arun(main)
 
 
+@pytest.mark.native_tasks("what async_to_sync has made parks in async code there, instead of being refused")
 def test_decorators(arun, patched):
     @sync_to_async
     def block(a, *, b):
@@ -500,6 +502,7 @@ def test_greenlets_are_reused(arun, patched):
     arun(main)
 
 
+@pytest.mark.native_tasks("green tasks have greens beside those of their calls")
 def test_the_pool_is_bounded(arun, patched, monkeypatch):
     monkeypatch.setattr(_call, "POOL_LIMIT", 3)
     state = thread_state()

@@ -341,6 +341,7 @@ class TestOwner:
 
         arun(main)
 
+    @pytest.mark.native_tasks("a lock that is held elsewhere in the thread parks async code there")
     def test_native_code_is_told_that_it_would_wait_for_its_own_thread(self, arun):
         async def main():
             lock = threading.RLock()
@@ -507,7 +508,7 @@ class TestFromAnywhere:
         async def pass_by():
             second = spawn(take, "second")
             await turns()
-            lock.release()
+            running.call_soon(lock.release)  # natively, as it was acquired
             await asyncio.wait_for(asyncio.gather(second, to_greenlet(take, "third")), 10)
 
         try:

@@ -506,6 +506,35 @@ def test_a_librarys_greenlet_over_awaits(frun):
     frun(main)
 
 
+def test_greenback(frun):
+    """It exchanges the coroutine of a task that runs."""
+    greenback = pytest.importorskip("greenback")
+
+    async def main():
+        async def both(number):
+            coroutine = asyncio.current_task().get_coro()
+            await greenback.ensure_portal()
+            assert asyncio.current_task().get_coro() is not coroutine
+            time.sleep(0.001)
+            found = greenback.await_(asyncio.sleep(0.001, number))
+            await asyncio.sleep(0.001)
+            return found + greenback.await_(to_greenlet(lambda: time.sleep(0.001) or number))
+
+        async def waits():
+            await greenback.ensure_portal()
+            greenback.await_(asyncio.sleep(100))
+
+        tasks = [asyncio.get_running_loop().create_task(both(number)) for number in range(20)]
+        assert await asyncio.gather(*tasks) == [2 * number for number in range(20)]
+        task = asyncio.get_running_loop().create_task(waits())
+        await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()
+
+    frun(main)
+
+
 def test_what_a_librarys_greenlet_hands_over_is_for_the_step_that_runs_it(frun):
     """Its parent is a green that is parked, or at rest, or another task's by now."""
 
@@ -806,6 +835,7 @@ def test_many_parked_steps_do_not_swell_the_pool(monkeypatch, patched):
 # install
 
 
+@pytest.mark.native_tasks("sets and takes back the factory itself")
 def test_install_and_uninstall(loop_kind, patched):
     loop = new_loop(loop_kind)
     earlier = loop.get_task_factory()

@@ -10,7 +10,7 @@ import time
 
 from conftest import finish, new_loop
 from greenio import _core, await_, in_greenlet, offload, run, spawn, to_greenlet
-from waiting import parked, until_parked
+from waiting import end_by_hand, parked, until_parked
 
 
 def in_thread(fn, *args):
@@ -153,10 +153,8 @@ def test_a_loop_closed_by_another_thread(loop_kind, patched, caplog):
     in_thread(loop.close)
     assert "parked in another thread" in caplog.text
     for green in _core.greens():
-        if green.waiting:  # by hand, so that nothing is left behind
-            green.waiting = False
-            green.waiting = False  # claimed, or it would pass the error on
-            green.throw(asyncio.CancelledError())
+        if green.waiting:
+            end_by_hand(green)
 
 
 def test_run_in_threads_leaves_nothing(patched):

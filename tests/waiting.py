@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from greenio import _core
 
-__all__ = ["parked", "turns", "until", "until_parked"]
+__all__ = ["end_by_hand", "parked", "turns", "until", "until_parked"]
 
 _native_sleep = asyncio.sleep
 
@@ -16,6 +16,13 @@ _native_sleep = asyncio.sleep
 def parked() -> int:
     """Count the greens that are parked, in every thread."""
     return sum(green.waiting for green in _core.greens())
+
+
+def end_by_hand(green: _core.Green) -> None:
+    """End a parked green that was given up, so that nothing is left behind, and nothing of its call in the pool."""
+    green.waiting = False  # claimed, or it would pass the error on
+    green.throw(asyncio.CancelledError())
+    green.call = green.gr_context = green.leaf = None  # type: ignore[assignment]
 
 
 async def turns(count: int = 5) -> None:
