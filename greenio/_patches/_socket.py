@@ -19,6 +19,7 @@ from typing import Any
 from .. import _original
 from .._core import Green, current_green, forget, getcurrent, yield_once
 from ._connect import METHODS as _CONNECT_METHODS
+from ._makefile import METHODS as _MAKEFILE_METHODS
 from ._resolver import numeric_address
 from ._sendfile import METHODS as _SENDFILE_METHODS
 from ._socket_state import (
@@ -565,7 +566,7 @@ class _Timeout:
 _METHODS: list[Any] = [
     recv, recv_into, recvfrom, recvfrom_into, recvmsg, recvmsg_into, send, sendall, sendto, sendmsg,
     _real_close, detach, settimeout, setblocking, gettimeout, getblocking, _Timeout(),
-    *_CONNECT_METHODS, *_SENDFILE_METHODS,
+    *_CONNECT_METHODS, *_MAKEFILE_METHODS, *_SENDFILE_METHODS,
 ]  # fmt: skip
 if hasattr(_C, "sendmsg_afalg"):
     _METHODS.append(sendmsg_afalg)
