@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from . import _children, _descriptors, _fifos, _pipe_files, _standard_streams
+from ._close import CLOSE
 from ._table import Group
 
 __all__ = ["GROUP"]
@@ -26,6 +27,7 @@ GROUP = Group(
         *_pipe_files.PATCHES,
         *_standard_streams.PATCHES,
         *_children.PATCHES,
+        *CLOSE,
     ),
     undo=_undo,
     do=_do,

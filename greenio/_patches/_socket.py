@@ -10,7 +10,6 @@ left, so the next one waits first, unless something has come meanwhile (`Side.re
 from __future__ import annotations
 
 import _socket
-import os
 import socket
 from collections.abc import Callable
 from operator import index
@@ -18,6 +17,7 @@ from typing import Any
 
 from .. import _original
 from .._core import Green, current_green, forget, getcurrent, yield_once
+from ._close import CLOSE
 from ._connect import METHODS as _CONNECT_METHODS
 from ._makefile import METHODS as _MAKEFILE_METHODS
 from ._resolver import numeric_address
@@ -581,22 +581,12 @@ def close(fd: int, /) -> None:
     _native_socket_close(fd)
 
 
-_native_os_close = os.close
-
-
-@like(_native_os_close)
-def _os_close(fd: int) -> None:
-    if fd.__class__ is int:
-        forget(fd)
-    _native_os_close(fd)
-
-
 def _undo() -> None:
     release_sockets(socket.socket)
 
 
 GROUP = Group(
     "socket",
-    (*patches(socket.socket, _METHODS), *patches(socket, [close]), *patches(os, [_os_close])),
+    (*patches(socket.socket, _METHODS), *patches(socket, [close]), *CLOSE),
     undo=_undo,
 )
