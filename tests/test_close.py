@@ -33,6 +33,7 @@ async def check():
 @pytest.mark.parametrize("groups", [("os",), ("os", "socket"), ("os", "files"), ("os", "multiprocessing")])
 def test_who_is_parked_in_a_read_wakes(arun, groups):
     with monkey.patched(*groups):
+        assert monkey.is_patched("os.close")
         arun(check)
     assert os.close is NATIVE[0]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 from . import _children, _descriptors, _fifos, _pipe_files, _standard_streams
 from ._close import CLOSE
 from ._table import Group
@@ -31,4 +33,6 @@ GROUP = Group(
     ),
     undo=_undo,
     do=_do,
+    hidden={"io.FileIO": (io.FileIO, _pipe_files.PipeFile)},
+    is_out_of_reach=_pipe_files.is_native_pipe,
 )

@@ -28,7 +28,7 @@ from ._socket_state import green_caller
 from ._table import Patch, like, patches
 from ._text_files import text_file
 
-__all__ = ["PATCHES", "RAW_METHODS"]
+__all__ = ["PATCHES", "RAW_METHODS", "PipeFile", "is_native_pipe"]
 
 _Raw = io.FileIO
 
@@ -119,7 +119,18 @@ RAW_METHODS: dict[str, Any] = {
 }
 """The methods that wait, by name."""
 
-_PipeFile = subclass(_Raw, RAW_METHODS, {"close": like(_Raw.close)(_raw_close)})
+PipeFile = subclass(_Raw, RAW_METHODS, {"close": like(_Raw.close)(_raw_close)})
+
+
+def is_native_pipe(file: Any) -> bool:
+    """Tell whether a native raw file is a pipe, a socket or a terminal that is open, and was given no methods."""
+    try:
+        fd = _Raw.fileno(file)
+        mode = os.fstat(fd).st_mode
+    except (OSError, ValueError):
+        return False
+    waits = stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(fd)
+    return waits and RAW_METHODS.keys().isdisjoint(vars(file))
 
 
 class _Regular(Exception):
@@ -170,7 +181,7 @@ def open(
     name = file if isinstance(file, int) else os.fspath(file)
     opened: list[int] = []
     try:
-        raw = _PipeFile(name, raw_mode(mode), closefd, None if isinstance(file, int) else _opening(opener, opened))
+        raw = PipeFile(name, raw_mode(mode), closefd, None if isinstance(file, int) else _opening(opener, opened))
     except _Regular:
         found = opened.pop()
         return native_open(file, mode, buffering, encoding, errors, newline, closefd, lambda path, flags: found)
