@@ -367,10 +367,10 @@ def report() -> Report:
         ours = {id(natives), *own_classes()}
         ours.update(id(item.patch.green) for item in (*each_applied(), *each_guard()))
         ours.update(id(green) for _, (_, green) in hidden)
-        counts = {target: applied.group.is_out_of_reach for applied in groups.values() for target in applied.group.hidden}
+        doubts = {name: found.group.is_out_of_reach for found in groups.values() for name in found.group.hidden}
         live = find_instances({**natives, **{target: native for target, (native, _) in hidden}})
         sought = [Sought(target, native) for target, native in natives.items()]
-        sought += [item for item in live if item.target not in counts or counts[item.target](item.value)]
+        sought += [item for item in live if item.target not in doubts or doubts[item.target](item.value)]
         return Report(
             patched={name: tuple(item.patch.target for item in found.names) for name, found in groups.items()},
             rebound=tuple(sorted(done.reference for found in groups.values() for done in found.exchanged)),

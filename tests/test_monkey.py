@@ -667,11 +667,11 @@ class TestReport:
         """Those of pipes that native code has opened; not regular files, closed ones, or what green code opens."""
         (reader, writer), terminal = os.pipe(), os.openpty()
         holder = type("Holder", (), {"__module__": __name__})()
-        holder.text = open(reader)
-        container["file"] = [open(writer, "wb", 0)]
+        holder.text = os.fdopen(reader)
+        container["file"] = [os.fdopen(writer, "wb", 0)]
         with open(terminal[0], "rb", 0) as device, open(__file__) as regular, open(os.devnull) as null:
             holder.device, holder.regular, holder.null = device, regular, null
-            holder.closed = open(os.dup(terminal[1]), "wb", 0)
+            holder.closed = os.fdopen(os.dup(terminal[1]), "wb", 0)
             holder.closed.close()
             with monkey.patched():
                 holder.green = asyncio.run(to_greenlet(open, terminal[1], "rb", 0))

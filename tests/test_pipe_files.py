@@ -721,6 +721,42 @@ def test_streams_are_native_after_the_patch(monkeypatch):
     os.close(reader)
 
 
+@pytest.mark.parametrize("mode", ["r", "rb"])
+def test_a_forked_child_reads_from_what_a_green_holds(arun, pipe, mode):
+    """A green never parks inside the C code, whose lock would stay the thread's in the child."""
+
+    async def main():
+        reader = await to_greenlet(open, pipe[0], mode)
+        running = start(reader.readline)
+        await until_parked()
+        child = os.fork()
+        if not child:
+            code = 1
+            try:
+                others, own = os.pipe()
+                _original.write(own, b"line\n")
+                os.dup2(others, reader.fileno())
+                code = reader.readline() not in ("line\n", b"line\n")
+                reader.close()
+            finally:
+                os._exit(code)
+        assert await end_of(child) == 0
+        running.cancel()
+        await asyncio.wait([running])
+        reader.close()
+
+    arun(main)
+
+
+async def end_of(child):
+    """Wait for a child, without parking, and return its status."""
+    while True:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return status
+        await asyncio.sleep(0.01)
+
+
 def test_a_forked_child_writes_to_what_a_green_holds(arun, pipe):
     """The lock that a parked green holds is not held in the child."""
 
@@ -737,12 +773,7 @@ def test_a_forked_child_writes_to_what_a_green_holds(arun, pipe):
                 code = 0  # reentrant call: the native lock belongs to the thread
             finally:
                 os._exit(code)
-        while True:
-            done, status = os.waitpid(child, os.WNOHANG)
-            if done:
-                break
-            await asyncio.sleep(0.01)
-        assert status == 0
+        assert await end_of(child) == 0
         running.cancel()
         await asyncio.wait([running])
         os.close(pipe[0])

@@ -243,7 +243,7 @@ def outcome(call):
 
 def test_settings_may_change_before_the_first_read(arun, pipe):
     def work():
-        file = open(pipe[0], encoding="ascii")
+        file = os.fdopen(pipe[0], encoding="ascii")
         file.reconfigure(encoding="latin-1", newline="")
         pipe[1].write(b"\xe4\r\n")
         assert file.readline() == "\xe4\r\n"

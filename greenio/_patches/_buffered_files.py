@@ -55,7 +55,7 @@ _CLOSING = "_greenio_closing"
 
 _LOCK = "_greenio_lock"
 _SIZE = "_greenio_size"
-"""Attributes of a buffered file: the lock that is taken before the native one, and the size of the buffer if it is known."""
+"""Attributes of a buffered file: the lock that is taken before the native one; the size of the buffer, where known."""
 
 CHUNK = 2**16
 """Octets that are read at once where all are wanted."""
@@ -242,7 +242,7 @@ def _readlines(self: Any, hint: int | None = -1, /) -> list[bytes]:
 def _close_reader(self: Any) -> None:
     """Close at once; a green that is parked in a read wakes with EBADF, as for a socket.
 
-    It need not be waited for, since it is not in the C code. Where somebody else keeps the descriptor, it would not wake.
+    It need not be waited for, since it is not in the C code. If the descriptor is not the file's own, it would not wake.
     """
     lock = lock_of(self)
     raw = self.raw

@@ -1,6 +1,6 @@
 """`socket.makefile`: the layers that green code gets lose nothing when a call is cancelled, as those of pipes do not.
 
-A timeout of the socket is another matter: whatever raised it, a native file of a socket refuses to be read from then on.
+A timeout of the socket is another matter: after one a native file refuses to be read, and so do these.
 """
 
 from __future__ import annotations

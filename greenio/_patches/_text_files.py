@@ -67,7 +67,7 @@ class _Decoded:
     def add(self, file: Any, octets: bytes, final: bool) -> None:
         """Decode more."""
         if self._decoder is None:
-            self._decoder = codecs.lookup(file.encoding).incrementaldecoder(file.errors)  # type: ignore[misc]
+            self._decoder = codecs.lookup(file.encoding).incrementaldecoder(file.errors)
             if not self._newline:
                 self._decoder = io.IncrementalNewlineDecoder(self._decoder, self._newline is None)
         self.give_back(self._decoder.decode(octets, final), at_end=True)
