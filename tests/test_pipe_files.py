@@ -721,6 +721,32 @@ def test_streams_are_native_after_the_patch(monkeypatch):
     os.close(reader)
 
 
+@pytest.mark.parametrize("closed", [False, True])
+def test_native_streams_have_what_was_given_back(monkeypatch, closed):
+    monkey.unpatch_all()
+    reader, writer = os.pipe()
+    stream = io.TextIOWrapper(io.BufferedReader(io.FileIO(reader)))
+    monkeypatch.setattr(sys, "stdin", stream)
+
+    async def main():
+        running = start(input)
+        await until_parked()
+        _original.write(writer, b"half")
+        await turns(20)
+        running.cancel()
+        await asyncio.wait([running])
+
+    with monkey.patched("os"):
+        asyncio.run(main())
+        if closed:
+            stream.close()
+    if not closed:
+        os.write(writer, b" a line\n")
+        assert stream.readline() == "half a line\n"
+        stream.close()
+    os.close(writer)
+
+
 @pytest.mark.parametrize("mode", ["r", "rb"])
 def test_a_forked_child_reads_from_what_a_green_holds(arun, pipe, mode):
     """A green never parks inside the C code, whose lock would stay the thread's in the child."""

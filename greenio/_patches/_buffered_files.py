@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeAlias
 from weakref import WeakSet
 
@@ -35,11 +37,13 @@ __all__ = [
     "is_dry",
     "lock_of",
     "locking",
+    "settle",
     "take_back",
     "take_line",
 ]
 
-Ends: TypeAlias = tuple[bytes, ...]
+End: TypeAlias = Callable[[bytes], object] | None
+"""What finds the end of what is wanted, if it has one."""
 
 _Reader = io.BufferedReader
 _Writer = io.BufferedWriter
@@ -132,6 +136,12 @@ def locking(native: Callable[..., Any], lock_of: Callable[[Any], RLock] = lock_o
     return method
 
 
+def settle(file: Any) -> None:
+    """Have what the raw file of a reader keeps move to the native buffer, from where native methods take it."""
+    with suppress(ValueError):  # closed
+        _drily(file, _Reader.peek)
+
+
 def _fill(file: Any, wanted: int) -> bool | None:
     """Wait for more, and leave it with the raw file. Parks.
 
@@ -148,27 +158,31 @@ def _fill(file: Any, wanted: int) -> bool | None:
     return bool(part)
 
 
-def _collect(file: Any, parts: list[bytes], native: Callable[..., Any], left: int, ends: Ends) -> bool | None:
-    """Have a native method read until it has so many octets (-1: all), or an end; return what `_fill` returned last."""
-    while True:
-        part = _drily(file, native, left)
+def _is_whole(part: bytes | None, left: int, end: End) -> bool:
+    """Tell whether a call that wanted so many octets (-1: all), or an end, has what it wanted."""
+    return len(part or b"") == left or (end is not None and bool(part) and end(part) is not None)
+
+
+def _collect(file: Any, parts: list[bytes], native: Callable[..., Any], left: int, end: End) -> bool | None:
+    """Have a native method read until there is what is wanted, or nothing more; return what `_fill` returned last."""
+    while not _is_whole(part := _drily(file, native, left), left, end):
         if part:
             parts.append(part)
             left -= len(part) if left > 0 else 0
-        if left == 0 or (part and any(end in part for end in ends)):
-            return True
-        found = _fill(file, 0 if ends else left if left > 0 else CHUNK)
+        found = _fill(file, 0 if end else left if left > 0 else CHUNK)
         if not found:
             if found is False:
                 take_back(file.raw, 0)
             return found
+    parts.append(part or b"")
+    return True
 
 
-def _read(file: Any, native: Callable[..., Any], size: int, ends: Ends = ()) -> bytes | None:
+def _read(file: Any, native: Callable[..., Any], size: int, end: End = None) -> bytes | None:
     """Read in steps, and give back what was read if that does not come to the end; None if nothing can be read now."""
     parts: list[bytes] = []
     try:
-        if _collect(file, parts, native, size, ends) is None and not parts:
+        if _collect(file, parts, native, size, end) is None and not parts:
             return None
         return b"".join(parts)
     except BaseException:
@@ -178,16 +192,21 @@ def _read(file: Any, native: Callable[..., Any], size: int, ends: Ends = ()) -> 
 
 def take_line(file: Any) -> bytes:
     """Read what is a line, or may be one, at least, whatever ends it; the lock is held. Parks."""
-    return _read(file, _Reader.readline, -1, (b"\n", b"\r")) or b""
+    return _read(file, _Reader.readline, -1, re.compile(b"[\r\n]").search) or b""
 
 
-def _steadily(native: Callable[..., Any], *ends: bytes) -> Any:
+def _steadily(native: Callable[..., Any], end: End = None) -> Any:
     @like(native)
     def method(self: Any, size: Any = -1, /) -> Any:
-        with lock_of(self):
+        with vars(self)[_LOCK]:
             if green_caller() is None or not (size is None or isinstance(size, int)):
                 return native(self, size)
-            found = _read(self, native, -1 if size is None else size, ends)
+            wanted = -1 if size is None else size
+            part: bytes | None = _drily(self, native, wanted)
+            if _is_whole(part, wanted, end):
+                return part  # by far the most lines
+            give_back(self.raw, part or b"")
+            found = _read(self, native, wanted, end)
             return native(self, size) if found is None else found
 
     return method
@@ -242,7 +261,7 @@ def _readlines(self: Any, hint: int | None = -1, /) -> list[bytes]:
 def _close_reader(self: Any) -> None:
     """Close at once; a green that is parked in a read wakes with EBADF, as for a socket.
 
-    It need not be waited for, since it is not in the C code. If the descriptor is not the file's own, it would not wake.
+    It need not be waited for, since it is not in the C code. Were the descriptor somebody else's, it would not wake.
     """
     lock = lock_of(self)
     raw = self.raw
@@ -256,7 +275,7 @@ def _close_reader(self: Any) -> None:
 
 READER_METHODS: dict[str, Any] = {
     "read": _steadily(_Reader.read),
-    "readline": _steadily(_Reader.readline, b"\n"),
+    "readline": _steadily(_Reader.readline, re.compile(b"\n").search),
     "readlines": like(_Reader.readlines)(_readlines),
     "readinto": like(_Reader.readinto)(_readinto),
     **{name: _once(getattr(_Reader, name)) for name in ("read1", "readinto1", "peek")},

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 from ._attempts import is_regular
-from ._buffered_files import READER_METHODS, WRITER_METHODS, adopt_buffered
+from ._buffered_files import READER_METHODS, WRITER_METHODS, adopt_buffered, settle
 from ._descriptors import write
 from ._pipe_files import RAW_METHODS
 from ._socket_state import green_caller
@@ -70,6 +70,8 @@ def _adopt(layer: Any) -> None:
 
 def release_streams() -> None:
     """Take those methods off again. Never parks."""
+    for layer in {id(layer): layer for layer, _ in _adopted if type(layer) is io.BufferedReader}.values():
+        settle(layer)
     while _adopted:
         layer, name = _adopted.pop()
         vars(layer).pop(name, None)
