@@ -160,7 +160,7 @@ def _fill(file: Any, wanted: int) -> bool | None:
 
 def _is_whole(part: bytes | None, left: int, end: End) -> bool:
     """Tell whether a call that wanted so many octets (-1: all), or an end, has what it wanted."""
-    return len(part or b"") == left or (end is not None and bool(part) and end(part) is not None)
+    return len(part or b"") == left or (end is not None and part is not None and end(part) is not None)
 
 
 def _collect(file: Any, parts: list[bytes], native: Callable[..., Any], left: int, end: End) -> bool | None:
