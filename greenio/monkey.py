@@ -323,9 +323,9 @@ def is_patched(name: str) -> bool:
     """
     if name in GROUPS:
         return name in applied_groups
-    for group in GROUPS.values():
-        if any(patch.target == name for patch in group.loaded()):
-            return group.name in applied_groups
+    found = [group.name for group in GROUPS.values() if any(patch.target == name for patch in group.loaded())]
+    if found:
+        return not applied_groups.keys().isdisjoint(found)
     raise ValueError(
         f"nothing named {name!r} is ever patched; the groups are {group_choices()}, and report() lists names"
     )
@@ -367,8 +367,10 @@ def report() -> Report:
         ours = {id(natives), *own_classes()}
         ours.update(id(item.patch.green) for item in (*each_applied(), *each_guard()))
         ours.update(id(green) for _, (_, green) in hidden)
+        doubts = {name: found.group.is_out_of_reach for found in groups.values() for name in found.group.hidden}
         live = find_instances({**natives, **{target: native for target, (native, _) in hidden}})
-        sought = [*(Sought(target, native) for target, native in natives.items()), *live]
+        sought = [Sought(target, native) for target, native in natives.items()]
+        sought += [item for item in live if item.target not in doubts or doubts[item.target](item.value)]
         return Report(
             patched={name: tuple(item.patch.target for item in found.names) for name, found in groups.items()},
             rebound=tuple(sorted(done.reference for found in groups.values() for done in found.exchanged)),

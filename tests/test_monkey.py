@@ -7,6 +7,7 @@ import functools
 import inspect
 import io
 import json
+import os
 import pickle
 import pydoc
 import select
@@ -661,6 +662,24 @@ class TestReport:
                 found = {(i.name, i.kind) for i in monkey.report().unreachable if i.native == "select.epoll"}
             del container["queue"]
         assert found == {("Holder.queue", "instance"), ("container", "live object")}
+
+    def test_live_files(self):
+        """Those of pipes that native code has opened; not regular files, closed ones, or what green code opens."""
+        (reader, writer), terminal = os.pipe(), os.openpty()
+        holder = type("Holder", (), {"__module__": __name__})()
+        holder.text = os.fdopen(reader)
+        container["file"] = [os.fdopen(writer, "wb", 0)]
+        with open(terminal[0], "rb", 0) as device, open(__file__) as regular, open(os.devnull) as null:
+            holder.device, holder.regular, holder.null = device, regular, null
+            holder.closed = os.fdopen(os.dup(terminal[1]), "wb", 0)
+            holder.closed.close()
+            with monkey.patched():
+                holder.green = asyncio.run(to_greenlet(open, terminal[1], "rb", 0))
+                found = {(i.module, i.name, i.kind) for i in monkey.report().unreachable if i.native == "io.FileIO"}
+        for file in (holder.text, holder.green, *container.pop("file")):
+            file.close()
+        ours = {(name, kind) for module, name, kind in found if module == __name__}
+        assert ours == {("Holder.text", "instance"), ("Holder.device", "instance"), ("container", "live object")}
 
     def test_forms(self):
         with monkey.patched(files=True):

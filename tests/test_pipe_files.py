@@ -169,10 +169,7 @@ def test_a_cancelled_read_gives_back_what_it_had(arun, pipe, read, parts):
         _original.write(pipe[1], b"end\n")
         os.close(pipe[1])
         found = b"<" * (read != "raw readall") + b"12"[: parts - 1] + b"end\n"
-        if read == "readlines":  # written in C: the lines that are complete would be lost, there are none here
-            assert await to_greenlet(reader.read) == found
-        else:
-            assert await to_greenlet(READS[read], reader) == found
+        assert await to_greenlet(READS[read], reader) == found
         await to_greenlet(reader.close)
 
     arun(main)
@@ -200,15 +197,62 @@ def test_two_greens_use_one_file(arun, pipe):
         await until_parked(3)
         _original.write(pipe[1], b"a\nb\nc\n")
         assert sorted(await asyncio.gather(*running)) == [b"a\n", b"b\n", b"c\n"]
-        running = start(reader.read, 1)
-        await until_parked()
-        closing = start(reader.close)
+        await to_greenlet(reader.close)
+
+    arun(main)
+
+
+CLOSES = {
+    "a green": lambda file: to_greenlet(file.close),
+    "native code": lambda file: asyncio.sleep(0, file.close()),
+    "another thread": lambda file: asyncio.to_thread(file.close),
+}
+
+
+@pytest.mark.parametrize("mode", ["r", "rb"])
+@pytest.mark.parametrize("close", CLOSES)
+def test_close_under_readers(arun, pipe, close, mode):
+    async def main():
+        reader = await to_greenlet(open, pipe[0], mode)
+        running = [start(reader.readline), start(reader.read), start(reader.read, 5)]
+        await until_parked(3)
+        _original.write(pipe[1], b"part")
         await turns(20)
-        assert not closing.done()  # it waits, as it does for a thread
-        _original.write(pipe[1], b"x")
-        assert await running == b"x"
-        await closing
+        await asyncio.wait_for(CLOSES[close](reader), 10)
         assert reader.closed
+        found = await asyncio.wait_for(asyncio.gather(*running, return_exceptions=True), 10)
+        assert isinstance(found[0], OSError)
+        assert found[0].errno == errno.EBADF
+        for error in found[1:]:  # who had queued
+            assert isinstance(error, ValueError)
+            assert "closed file" in str(error)
+
+    arun(main)
+
+
+@pytest.mark.parametrize("mode", ["w", "wb"])
+@pytest.mark.parametrize("close", CLOSES)
+def test_close_under_a_writer(arun, pipe, close, mode):
+    """It would wait for a thread that writes, or what that has written would be lost."""
+
+    async def main():
+        writer = await to_greenlet(open, pipe[1], mode)
+        data = "x" * 10**6
+        running = start(writer.write, data if mode == "w" else data.encode())
+        await until_parked()
+        if close == "native code":
+            with pytest.raises(RuntimeError, match="held by a greenlet of this very thread"):
+                writer.close()
+            closing = start(writer.close)
+        else:
+            closing = asyncio.ensure_future(CLOSES[close](writer))
+        await turns(20)
+        assert not closing.done()
+        size = 0
+        while part := await to_greenlet(os.read, pipe[0], 2**16):
+            size += len(part)
+        await asyncio.wait_for(closing, 10)
+        assert size == await running == 10**6
 
     arun(main)
 
@@ -422,7 +466,7 @@ def test_popen(arun):
         with subprocess.Popen(
             [sys.executable, "-uc", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **options
         ) as child:
-            assert type(child.stdout) is io.TextIOWrapper
+            assert isinstance(child.stdout, io.TextIOWrapper)
             found = [child.stdout.readline()]
             for word in ("abc", "def"):
                 print(word, file=child.stdin, flush=True)
@@ -541,6 +585,58 @@ def test_a_cancelled_input_takes_no_line():
     child.end()
 
 
+@pytest.mark.parametrize("read", ["input", "sys.stdin.readline", "sys.stdin.buffer.readline"])
+def test_a_cancelled_input_gives_back_half_a_line(read):
+    child = Child(
+        f"""
+        import select
+
+        def is_ready():
+            return bool(select.select([0], [], [], 0)[0])
+
+        async def main():
+            while not is_ready():
+                await asyncio.sleep(0.001)
+            running = asyncio.ensure_future(to_greenlet({read}))
+            while is_ready():
+                await asyncio.sleep(0.001)
+            running.cancel()
+            await asyncio.wait([running])
+            tell(running.cancelled())
+            tell(len((await to_greenlet({read})).strip()))
+            tell(repr(next(sys.stdin)))
+        """,
+        stdin=subprocess.PIPE,
+    )
+    child.process.stdin.write(b"half")
+    child.process.stdin.flush()
+    child.expect("True")
+    child.process.stdin.write(b" of a line\nanother\n")
+    child.process.stdin.flush()
+    child.expect("14")
+    child.expect(r"'another\n'")
+    child.end()
+
+
+def test_two_greens_print_to_a_full_pipe():
+    child = Child(
+        """
+        def work(letter):
+            for _ in range(50):
+                sys.stdout.write(letter * 3000 + "\\n")
+
+        async def main():
+            await asyncio.gather(*(to_greenlet(work, letter) for letter in "abcd"))
+            await to_greenlet(sys.stdout.flush)
+        """,
+        stdout=subprocess.PIPE,
+    )
+    _original.sleep(0.2)
+    lines = [child.process.stdout.readline() for _ in range(200)]
+    assert sorted(lines) == sorted(b"%c" % letter * 3000 + b"\n" for letter in b"abcd" for _ in range(50))
+    child.end()
+
+
 def test_output_to_a_full_pipe():
     child = Child(
         """
@@ -625,6 +721,68 @@ def test_streams_are_native_after_the_patch(monkeypatch):
     os.close(reader)
 
 
+@pytest.mark.parametrize("closed", [False, True])
+def test_native_streams_have_what_was_given_back(monkeypatch, closed):
+    monkey.unpatch_all()
+    reader, writer = os.pipe()
+    stream = io.TextIOWrapper(io.BufferedReader(io.FileIO(reader)))
+    monkeypatch.setattr(sys, "stdin", stream)
+
+    async def main():
+        running = start(input)
+        await until_parked()
+        _original.write(writer, b"half")
+        await turns(20)
+        running.cancel()
+        await asyncio.wait([running])
+
+    with monkey.patched("os"):
+        asyncio.run(main())
+        if closed:
+            stream.close()
+    if not closed:
+        os.write(writer, b" a line\n")
+        assert stream.readline() == "half a line\n"
+        stream.close()
+    os.close(writer)
+
+
+@pytest.mark.parametrize("mode", ["r", "rb"])
+def test_a_forked_child_reads_from_what_a_green_holds(arun, pipe, mode):
+    """A green never parks inside the C code, whose lock would stay the thread's in the child."""
+
+    async def main():
+        reader = await to_greenlet(open, pipe[0], mode)
+        running = start(reader.readline)
+        await until_parked()
+        child = os.fork()
+        if not child:
+            code = 1
+            try:
+                others, own = os.pipe()
+                _original.write(own, b"line\n")
+                os.dup2(others, reader.fileno())
+                code = reader.readline() not in ("line\n", b"line\n")
+                reader.close()
+            finally:
+                os._exit(code)
+        assert await end_of(child) == 0
+        running.cancel()
+        await asyncio.wait([running])
+        reader.close()
+
+    arun(main)
+
+
+async def end_of(child):
+    """Wait for a child, without parking, and return its status."""
+    while True:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return status
+        await asyncio.sleep(0.01)
+
+
 def test_a_forked_child_writes_to_what_a_green_holds(arun, pipe):
     """The lock that a parked green holds is not held in the child."""
 
@@ -641,12 +799,7 @@ def test_a_forked_child_writes_to_what_a_green_holds(arun, pipe):
                 code = 0  # reentrant call: the native lock belongs to the thread
             finally:
                 os._exit(code)
-        while True:
-            done, status = os.waitpid(child, os.WNOHANG)
-            if done:
-                break
-            await asyncio.sleep(0.01)
-        assert status == 0
+        assert await end_of(child) == 0
         running.cancel()
         await asyncio.wait([running])
         os.close(pipe[0])

@@ -17,7 +17,7 @@ import time
 import pytest
 
 from greenio import monkey, to_greenlet
-from greenio._patches import _socket as patch
+from greenio._patches import _socket_state as patch
 from tests.conftest import finish, new_loop
 
 MODES = ["native", "patched", "adopted", "asyncio", "uvloop"]

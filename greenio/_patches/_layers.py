@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from .. import _original
@@ -44,7 +44,15 @@ def model(mode: str, buffering: int, encoding: str | None, errors: str | None, n
         _original.close(null)
 
 
-def build(raw: Any, model: Any, mode: str, buffering: int, newline: str | None, classes: Mapping[type, Any]) -> Any:
+def build(
+    raw: Any,
+    model: Any,
+    mode: str,
+    buffering: int,
+    newline: str | None,
+    classes: Mapping[type, Any],
+    text_file: Callable[..., Any] = io.TextIOWrapper,
+) -> Any:
     """Build upon a raw file what `open` builds.
 
     Args:
@@ -54,6 +62,7 @@ def build(raw: Any, model: Any, mode: str, buffering: int, newline: str | None, 
         buffering: The size that was asked for.
         newline: The line ends that were asked for.
         classes: The class of the buffered layer, by the native one.
+        text_file: Makes the text layer.
     """
     binary = model.buffer if isinstance(model, io.TextIOWrapper) else model
     if isinstance(binary, io.FileIO):
@@ -63,6 +72,6 @@ def build(raw: Any, model: Any, mode: str, buffering: int, newline: str | None, 
     if binary is model:
         return buffered
     by_line = model.line_buffering or (buffering < 0 and raw.isatty())
-    text = io.TextIOWrapper(buffered, model.encoding, model.errors, newline, by_line)
-    text.mode = mode  # type: ignore[misc]
+    text = text_file(buffered, model.encoding, model.errors, newline, by_line)
+    text.mode = mode
     return text

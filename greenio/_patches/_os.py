@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+
 from . import _children, _descriptors, _fifos, _pipe_files, _standard_streams
+from ._close import CLOSE
 from ._table import Group
 
 __all__ = ["GROUP"]
@@ -26,7 +29,10 @@ GROUP = Group(
         *_pipe_files.PATCHES,
         *_standard_streams.PATCHES,
         *_children.PATCHES,
+        *CLOSE,
     ),
     undo=_undo,
     do=_do,
+    hidden={"io.FileIO": (io.FileIO, _pipe_files.PipeFile)},
+    is_out_of_reach=_pipe_files.is_native_pipe,
 )

@@ -250,8 +250,9 @@ def put_on(names: list[str], for_block: bool = False) -> list[AppliedGroup]:
 
 
 def _shares_names(one: AppliedGroup, other: AppliedGroup) -> bool:
-    targets = {patch.target for patch in one.group.loaded()}
-    return any(patch.target in targets for patch in other.group.loaded())
+    """Tell whether one group lies over the other; they may also have a patch in common, which then is put on once."""
+    patches = {patch.target: patch for patch in one.group.loaded()}
+    return any(patches.get(patch.target, patch) != patch for patch in other.group.loaded())
 
 
 def _layers(groups: list[AppliedGroup]) -> list[list[AppliedGroup]]:
@@ -291,6 +292,8 @@ def _put_on_now(groups: list[AppliedGroup]) -> None:
     for applied in groups:
         for patch in applied.group.loaded():
             own = vars(patch.owner).get(patch.name, ABSENT)
+            if own is patch.green:
+                continue  # another group has it too
             native = getattr(patch.owner, patch.name)
             applied.names.append(Applied(patch, own, native))
             patch.below(native)
@@ -359,6 +362,9 @@ def _restore(groups: list[AppliedGroup]) -> None:
     """Put the native objects back in reverse order: the names, the early references, the later ones, live objects."""
     with contextlib.ExitStack() as undone:  # every step is tried, whatever happens in the others
         for applied in groups:
+            for other in applied_groups.values():
+                if other not in groups:
+                    _hand_over(applied, other)
             undone.callback(applied.group.undo)
             undone.callback(stop_awaiting, applied.group.late)
         items = [item for applied in groups for item in applied.names]
@@ -367,6 +373,17 @@ def _restore(groups: list[AppliedGroup]) -> None:
             undone.callback(item.undo)
         for done in (done for applied in groups for done in applied.exchanged):
             undone.callback(done.undo)
+
+
+def _hand_over(applied: AppliedGroup, heir: AppliedGroup) -> None:
+    """Leave to another group what that has in common with one that goes."""
+    patches = heir.group.loaded()
+    shared = [item for item in applied.names if item.patch in patches]
+    natives = [item.patch.target for item in shared]
+    heir.names += shared
+    applied.names = [item for item in applied.names if item not in shared]
+    heir.exchanged += [done for done in applied.exchanged if done.reference.native in natives]
+    applied.exchanged = [done for done in applied.exchanged if done.reference.native not in natives]
 
 
 def _exchange_back(items: list[Applied]) -> None:

@@ -42,8 +42,8 @@ _subclasses: Callable[[type], list[type]] = vars(type)["__subclasses__"]
 _DEPTH = 6
 """How many containers within one another are followed up to something that has a name."""
 
-_PASSED_THROUGH = frozenset({"builtins", "collections", "functools", "types"})
-"""Where the types come from that say nothing about who holds them: dict, cell, partial, deque ..."""
+_PASSED_THROUGH = frozenset({"_io", "builtins", "collections", "functools", "types"})
+"""Where the types come from that say nothing about who holds them: dict, cell, partial, deque, layers of a file ..."""
 
 
 @dataclass(frozen=True, order=True)

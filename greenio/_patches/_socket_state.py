@@ -21,6 +21,7 @@ from .. import _original
 from .._core import Green, Host, Side, current_green, forget, getcurrent, reader, renew, writer, yield_once
 
 __all__ = [
+    "DONTWAIT",
     "NEVER_BLOCKS",
     "TURN",
     "Direction",
@@ -31,7 +32,9 @@ __all__ = [
     "can_adopt",
     "deadline_of",
     "green_caller",
+    "listed",
     "natively",
+    "plain",
     "ready_natively",
     "release",
     "release_sockets",
@@ -42,6 +45,8 @@ __all__ = [
 ]
 
 _C = _socket.socket
+
+DONTWAIT = int(socket.MSG_DONTWAIT)  # `|` with an IntFlag costs a microsecond
 
 NEVER_BLOCKS = int(socket.MSG_DONTWAIT | socket.MSG_OOB | getattr(socket, "MSG_ERRQUEUE", 0))
 """Flags with which a call on a socket without a timeout does not wait. One with a timeout waits all the same."""
@@ -218,6 +223,23 @@ def attempt(
         ready = state.wait(green, direction, deadline)
         if not ready and adopted and not state.adopted:
             raise TimeoutError("timed out")  # given back meanwhile: another attempt would wait in C
+
+
+def listed(items: Any) -> Any:
+    """Make a list of an iterator, which would be empty at the second attempt; the native call judges what is none."""
+    return list(items) if hasattr(items, "__next__") else items
+
+
+def plain(
+    green: Green, sock: socket.socket, state: State, direction: Direction, call: Any, args: Any, flags: int, *rest: Any
+) -> Any:
+    """Do one call whose flags come after `args`, parking unless the mode or the flags forbid it."""
+    timeout = state.timeout
+    if timeout == 0 or not isinstance(flags, int) or (timeout is None and flags & NEVER_BLOCKS):
+        take_turn(green)
+        return call(sock, *args, flags, *rest)
+    deadline = deadline_of(green, timeout)
+    return attempt(green, state, direction, deadline, call, sock, *args, flags | DONTWAIT, *rest)
 
 
 class unblocked:  # noqa: N801 - reads as a statement: `with unblocked(sock, state): ...`

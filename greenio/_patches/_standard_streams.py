@@ -15,10 +15,12 @@ from functools import partial
 from typing import Any
 
 from ._attempts import is_regular
+from ._buffered_files import READER_METHODS, WRITER_METHODS, adopt_buffered, settle
 from ._descriptors import write
-from ._pipe_files import RAW_METHODS, READER_METHODS, WRITER_METHODS, adopt_buffered
+from ._pipe_files import RAW_METHODS
 from ._socket_state import green_caller
 from ._table import like, patches
+from ._text_files import STREAM_METHODS
 
 __all__ = ["PATCHES", "adopt_streams", "release_streams"]
 
@@ -28,13 +30,14 @@ _LAYERS: dict[type, dict[str, Any]] = {
     io.FileIO: RAW_METHODS,
     io.BufferedReader: READER_METHODS,
     io.BufferedWriter: WRITER_METHODS,
+    io.TextIOWrapper: STREAM_METHODS,
 }
 
 _adopted: list[tuple[Any, str]] = []
 
 
 def _layers_of(stream: Any) -> list[Any]:
-    """List the binary layers of a standard stream that is what the interpreter makes, and no regular file."""
+    """List the layers of a standard stream that is what the interpreter makes, and no regular file: those that wait."""
     try:
         buffered = stream.buffer
         raw = getattr(buffered, "raw", buffered)
@@ -42,7 +45,9 @@ def _layers_of(stream: Any) -> list[Any]:
             return []
     except (AttributeError, OSError, ValueError):
         return []  # somebody else's, or closed
-    return [buffered, raw] if buffered is not raw else [raw]
+    if buffered is raw:
+        return [raw]
+    return [raw, buffered, stream] if type(stream) is io.TextIOWrapper else [raw, buffered]
 
 
 def adopt_streams() -> None:
@@ -56,7 +61,7 @@ def _adopt(layer: Any) -> None:
     methods = _LAYERS[type(layer)]
     if not vars(layer).keys().isdisjoint(methods):
         return  # adopted already, or somebody else has done something of the kind
-    if type(layer) is not io.FileIO:
+    if isinstance(layer, io.BufferedIOBase):
         adopt_buffered(layer)
     for name, method in methods.items():
         setattr(layer, name, partial(method, layer))
@@ -65,6 +70,8 @@ def _adopt(layer: Any) -> None:
 
 def release_streams() -> None:
     """Take those methods off again. Never parks."""
+    for layer in {id(layer): layer for layer, _ in _adopted if type(layer) is io.BufferedReader}.values():
+        settle(layer)
     while _adopted:
         layer, name = _adopted.pop()
         vars(layer).pop(name, None)

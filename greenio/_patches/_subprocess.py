@@ -23,6 +23,7 @@ from .._core import Green, reader, writer
 from ._process_ends import SHORTEST, longer, nap, wait_for_end
 from ._socket_state import deadline_of, green_caller, take_turn
 from ._table import Group, like, patches
+from ._text_files import relayer
 
 __all__ = ["GROUP"]
 
@@ -71,14 +72,17 @@ def _take_status(popen: Any) -> bool:
 
 @like(_native_init)
 def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807 - it is set on the class
+    green = green_caller()
     try:
         _native_init(self, *args, **kwargs)
     except CancelledError:
         # While it waited for the child to execute the program. Nobody else will ever hold the child.
-        green = green_caller()
         if green is not None and getattr(self, "pid", None) is not None:
             _end_child(green, self)
         raise
+    if green is not None:
+        for name in ("stdin", "stdout", "stderr"):
+            setattr(self, name, relayer(getattr(self, name)))  # the native text layer is made by its class
 
 
 def _end_child(green: Green, popen: Any) -> None:

@@ -49,6 +49,7 @@ class Group:
         late: What makes the patches of a module, by its name, for modules that are patched when they are loaded.
         hidden: C types that have no public name, by the full name of what makes their objects, each with the class that
             stands for it while patched. Live objects of the first kind are out of reach.
+        is_out_of_reach: Tells of an object of a hidden type whether it is so indeed.
         needs: The groups that are patched with it.
     """
 
@@ -59,6 +60,7 @@ class Group:
     missing: str = ""
     late: Mapping[str, Callable[[Any], tuple[Patch, ...]]] = field(default_factory=dict)
     hidden: Mapping[str, tuple[type, type]] = field(default_factory=dict)
+    is_out_of_reach: Callable[[Any], bool] = lambda _: True
     needs: tuple[str, ...] = ()
 
     def loaded(self) -> tuple[Patch, ...]:

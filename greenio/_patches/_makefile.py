@@ -1,0 +1,67 @@
+"""`socket.makefile`: the layers that green code gets lose nothing when a call is cancelled, as those of pipes do not.
+
+A timeout of the socket is another matter: after one a native file refuses to be read, and so do these.
+"""
+
+from __future__ import annotations
+
+import io
+import socket
+from typing import Any
+
+from ._buffered_files import BUFFERED, is_dry, take_back
+from ._layers import subclass
+from ._socket_state import green_caller
+from ._table import like
+from ._text_files import text_file
+
+__all__ = ["METHODS"]
+
+_Raw = socket.SocketIO
+_native_makefile = socket.socket.makefile
+
+
+@like(_Raw.readinto)
+def readinto(self: Any, buffer: Any) -> int | None:
+    if not self._timeout_occurred and not self.closed:
+        view = memoryview(buffer).cast("B")
+        back = take_back(self, len(view))
+        if back is not None:
+            view[: len(back)] = back
+            return len(back)
+        if is_dry(self):
+            return None
+    return _Raw.readinto(self, buffer)
+
+
+_SocketFile = subclass(_Raw, {"readinto": readinto})
+
+
+@like(_native_makefile)
+def makefile(
+    self: socket.socket,
+    mode: str = "r",
+    buffering: int | None = None,
+    *,
+    encoding: str | None = None,
+    errors: str | None = None,
+    newline: str | None = None,
+) -> Any:
+    options = {"encoding": encoding, "errors": errors, "newline": newline}
+    file: Any = _native_makefile(self, mode, buffering, **options)  # type: ignore[call-overload]
+    native = getattr(file, "buffer", file)
+    if green_caller() is None or type(native) not in BUFFERED:
+        return file
+    size = io.DEFAULT_BUFFER_SIZE if buffering is None or buffering < 0 else buffering
+    settings = None if native is file else (file.encoding, file.errors, newline)
+    raw = file.detach() if settings is None else file.detach().detach()
+    raw.__class__ = _SocketFile
+    buffered = BUFFERED[type(native)](raw, size)
+    if settings is None:
+        return buffered
+    text = text_file(buffered, *settings)
+    text.mode = mode
+    return text
+
+
+METHODS: list[Any] = [makefile]
