@@ -2,7 +2,12 @@
 
 The loop runs for as long as a piece lasts and stands still in between, as it does under pytest-asyncio. All pieces
 share one context, so that a variable that a fixture sets is seen by the test and may be reset by the fixture's second
-half; pytest's own context is told of the changes, and tells its own.
+half; pytest's own context is told of the changes, and tells its own. Sync pieces are the thread itself, so that they
+share its thread-local values, and have its name.
+
+**A loop left in the middle.** Sync Playwright runs a loop in a greenlet of its own, and switches out of it between two
+calls. Until it is stopped that loop counts as the running one, and its greenlet relies on that. The kernel gives green
+code a thread without a loop at each call, so a piece leaves what it has found to the next.
 
 **Alarms.** pytest-timeout raises out of a handler for SIGALRM. While the piece is parked that would come out of the
 loop, which asyncio leaves in the middle and uvloop not at all. So for the time of a piece its handler is called by
@@ -14,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import sys
 from asyncio import AbstractEventLoop, CancelledError
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -23,6 +29,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from .. import _original, await_, get_loop, in_greenlet, to_greenlet
+from .._sync import be_the_thread
 from ._loops import ScopedLoop, is_running
 
 __all__ = ["Contexts", "run_piece"]
@@ -36,6 +43,7 @@ class Contexts:
 
     def __init__(self) -> None:
         self.pieces = copy_context()
+        self.left = _LeftLoop()
         self._entered = False
         self._inward: dict[ContextVar[Any], Token[Any]] = {}
         self._outward: dict[ContextVar[Any], Token[Any]] = {}
@@ -56,6 +64,26 @@ class Contexts:
         finally:
             self._entered = False
             _carry(self.pieces, copy_context(), _call, self._outward)
+
+
+class _LeftLoop:
+    """What the last sync piece has left on the thread: a loop that is taken for running, and its hooks."""
+
+    def __init__(self) -> None:
+        self._loop: AbstractEventLoop | None = None
+        self._hooks: tuple[Any, Any] = (None, None)
+
+    def show(self) -> None:
+        """Put it on the thread again. In green code."""
+        if self._loop is not None and not self._loop.is_closed():
+            asyncio._set_running_loop(self._loop)
+            sys.set_asyncgen_hooks(*self._hooks)
+
+    def take(self) -> None:
+        """Take off the thread what a piece leaves there."""
+        self._loop, self._hooks = asyncio._get_running_loop(), sys.get_asyncgen_hooks()
+        asyncio._set_running_loop(None)
+        sys.set_asyncgen_hooks(None, None)
 
 
 def _call(fn: Callable[..., Any], *args: Any) -> Any:
@@ -101,9 +129,11 @@ def run_piece(
     if iscoroutinefunction(fn) and in_greenlet() and get_loop() is scoped.loop:
         return await_(fn(*args, **kwargs))
     with contexts.shared() as context:
-        piece = _Piece(fn, args, kwargs, context, around, green)
+        piece = _Piece(fn, args, kwargs, context, contexts.left, around, green)
         with _Alarm(piece), _awaiting(scoped.loop):
             piece.run(scoped)
+    if in_greenlet():  # of another loop
+        contexts.left.show()
     return piece.outcome()
 
 
@@ -114,11 +144,12 @@ class _Piece:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         context: Context,
+        left: _LeftLoop,
         around: Callable[[], AbstractContextManager[object]],
         green: bool,
     ) -> None:
         self._fn, self._args, self._kwargs = fn, args, kwargs
-        self._context, self._around, self._green = context, around, green
+        self._context, self._left, self._around, self._green = context, left, around, green
         self._task: asyncio.Task[Any] | None = None
         self._value: Any = None
         self._error: BaseException | None = None
@@ -165,10 +196,14 @@ class _Piece:
                 await self._drive()
 
     def _call(self) -> None:
+        be_the_thread()
+        self._left.show()
         try:
             self._value = self._fn(*self._args, **self._kwargs)
         except BaseException as error:
             self._keep(error)
+        finally:
+            self._left.take()
 
     async def _drive(self) -> None:
         try:
