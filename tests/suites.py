@@ -33,12 +33,12 @@ def suite(pytester, monkeypatch):
     for name in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS"):
         monkeypatch.delenv(name, raising=False)
 
-    def run(source, *arguments, ini="", stdin=None, **files):
+    def run(source, *arguments, ini="", stdin=None, timeout=50, **files):
         asyncio_ini = "" if "no:asyncio" in arguments else STRICT
         pytester.makeini(f"[pytest]\nfilterwarnings = error\n{asyncio_ini}{ini}")
         pytester.makepyfile(test_it=HEAD + textwrap.dedent(source), **{k: textwrap.dedent(v) for k, v in files.items()})
         command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rA", *arguments]
-        return pytester.run(*command, timeout=50, **({} if stdin is None else {"stdin": stdin}))
+        return pytester.run(*command, timeout=timeout, **({} if stdin is None else {"stdin": stdin}))
 
     return run
 

@@ -929,7 +929,7 @@ GUIDE = Path(__file__).parent.parent / "docs" / "testing.md"
 
 
 def test_programs_of_the_guide(suite):
-    programs = re.findall(r"^```python\n(.*?)^```$", GUIDE.read_text(), re.MULTILINE | re.DOTALL)
+    programs = re.findall(r"^<!-- test: pytest -->\n```python\n(.*?)^```$", GUIDE.read_text(), re.MULTILINE | re.DOTALL)
     assert len(programs) == 6
     result = suite("", **{f"test_{number}": program for number, program in enumerate(programs)})
     result.assert_outcomes(passed=7)
