@@ -32,7 +32,7 @@ from .. import _original, await_, get_loop, in_greenlet, to_greenlet
 from .._sync import be_the_thread
 from ._loops import ScopedLoop, is_running
 
-__all__ = ["Contexts", "run_piece"]
+__all__ = ["Contexts", "run_piece", "run_within"]
 
 _IDLE = ("asyncio", "backports", "contextlib", "greenio", "pytest_asyncio", "selectors", "uvloop")
 """Packages whose frames alone lie over a loop that has nothing to do; the patched selectors are greenio's."""
@@ -43,7 +43,7 @@ class Contexts:
 
     def __init__(self) -> None:
         self.pieces = copy_context()
-        self.left = _LeftLoop()
+        self.thread = _Thread()
         self._entered = False
         self._inward: dict[ContextVar[Any], Token[Any]] = {}
         self._outward: dict[ContextVar[Any], Token[Any]] = {}
@@ -66,21 +66,24 @@ class Contexts:
             _carry(self.pieces, copy_context(), _call, self._outward)
 
 
-class _LeftLoop:
-    """What the last sync piece has left on the thread: a loop that is taken for running, and its hooks."""
+class _Thread:
+    """Entered by a sync piece: it is the thread itself, and finds there the loop that the piece before it has left."""
 
     def __init__(self) -> None:
         self._loop: AbstractEventLoop | None = None
         self._hooks: tuple[Any, Any] = (None, None)
 
+    def __enter__(self) -> None:
+        be_the_thread()
+        self.show()
+
     def show(self) -> None:
-        """Put it on the thread again. In green code."""
+        """Put a loop that was left on the thread again. In green code."""
         if self._loop is not None and not self._loop.is_closed():
             asyncio._set_running_loop(self._loop)
             sys.set_asyncgen_hooks(*self._hooks)
 
-    def take(self) -> None:
-        """Take off the thread what a piece leaves there."""
+    def __exit__(self, *_: object) -> None:
         self._loop, self._hooks = asyncio._get_running_loop(), sys.get_asyncgen_hooks()
         asyncio._set_running_loop(None)
         sys.set_asyncgen_hooks(None, None)
@@ -129,12 +132,24 @@ def run_piece(
     if iscoroutinefunction(fn) and in_greenlet() and get_loop() is scoped.loop:
         return await_(fn(*args, **kwargs))
     with contexts.shared() as context:
-        piece = _Piece(fn, args, kwargs, context, contexts.left, around, green)
+        piece = _Piece(fn, args, kwargs, context, contexts.thread, around, green)
         with _Alarm(piece), _awaiting(scoped.loop):
             piece.run(scoped)
     if in_greenlet():  # of another loop
-        contexts.left.show()
+        contexts.thread.show()
     return piece.outcome()
+
+
+async def run_within(contexts: Contexts, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Run a sync function green on a loop that somebody else runs, as one more piece."""
+    __tracebackhide__ = True
+
+    def piece() -> Any:
+        __tracebackhide__ = True
+        with contexts.thread:
+            return fn(*args, **kwargs)
+
+    return await to_greenlet(piece)
 
 
 class _Piece:
@@ -144,12 +159,12 @@ class _Piece:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         context: Context,
-        left: _LeftLoop,
+        thread: _Thread,
         around: Callable[[], AbstractContextManager[object]],
         green: bool,
     ) -> None:
         self._fn, self._args, self._kwargs = fn, args, kwargs
-        self._context, self._left, self._around, self._green = context, left, around, green
+        self._context, self._thread, self._around, self._green = context, thread, around, green
         self._task: asyncio.Task[Any] | None = None
         self._value: Any = None
         self._error: BaseException | None = None
@@ -196,14 +211,11 @@ class _Piece:
                 await self._drive()
 
     def _call(self) -> None:
-        be_the_thread()
-        self._left.show()
         try:
-            self._value = self._fn(*self._args, **self._kwargs)
+            with self._thread:
+                self._value = self._fn(*self._args, **self._kwargs)
         except BaseException as error:
             self._keep(error)
-        finally:
-            self._left.take()
 
     async def _drive(self) -> None:
         try:
