@@ -1,4 +1,4 @@
-"""Test suites that use the pytest plugin, each run in a process of its own: `pytest_plugins = ["pytester", "suites"]`."""
+"""Test suites of the pytest plugin, each run in a process of its own: `pytest_plugins = ["pytester", "suites"]`."""
 
 from __future__ import annotations
 

@@ -347,7 +347,10 @@ def test_coroutine_functions_in_disguise(arun, decorate):
         async def give(self):
             return Given()
 
-    green(arun, lambda: autosync(Giver()).give().get() == 5 or pytest.fail())
+    def body():
+        assert autosync(Giver()).give().get() == 5
+
+    green(arun, body)
 
 
 def test_outside_green_code():

@@ -27,8 +27,8 @@ async def loop(anyio_backend):
 KINDS = pytest.mark.parametrize(
     "test",
     [
-        "@pytest.mark.greenio\n    def test(self, loop, plain, method, of_session, asked_for_by_none, request):",
-        "@pytest.mark.anyio\n    @pytest.mark.greenio(green=True)\n    async def test(self, loop, plain, method, of_session, asked_for_by_none, request):",
+        "@pytest.mark.greenio\n    def test(self, {arguments}):",
+        "@pytest.mark.anyio\n    @pytest.mark.greenio(green=True)\n    async def test(self, {arguments}):",
     ],
     ids=["sync", "async"],
 )
@@ -114,7 +114,7 @@ def test_it_all_ended():
     of_tests = ["finalizer first", "finalizer", "halves"] * 2
     assert ENDED == [*of_tests, "module", *of_tests]
     assert VARIABLE.get() == "unset"
-""".replace("TEST", test)
+""".replace("TEST", test.format(arguments="loop, plain, method, of_session, asked_for_by_none, request"))
     )
     result.assert_outcomes(passed=5)
 

@@ -128,8 +128,13 @@ def answer(client):
     yield client.call(client.answer(4))
     assert client.call(client.answer(5)) == 5
 
+@pytest.fixture(scope="module")
+def loop_of_module():
+    return get_loop()
+
 @pytest.mark.greenio
-def test_that_has_it_made_meanwhile(request):
+def test_that_has_it_made_meanwhile(loop_of_module, request):
+    # On a loop that is there: pytest-asyncio 0.26 warns of one of a broader scope that is made during a test.
     client = request.getfixturevalue("client")
     assert client.call(client.answer(3)) == 3
     assert await_(asyncio.sleep(0.001, 4)) == 4
@@ -148,7 +153,7 @@ def test_green(client, answer, number):
 def test_on_the_loop_of_the_fixture(client, answer):
     assert client.call(client.answer(8)) == 8
 
-@pytest.mark.greenio
+@pytest.mark.greenio(loop_scope="module")
 async def test_async(client):
     assert asyncio.get_running_loop() is not client.loop
     await asyncio.sleep(0.001)
@@ -160,3 +165,65 @@ def test_native():
         *arguments,
     )
     result.assert_outcomes(passed=6)
+
+
+@WITH_AND_WITHOUT
+def test_clients_and_servers_start_no_thread(suite, arguments):
+    """But for names, which are looked up in a thread of the loop's."""
+    result = suite(
+        """
+        import _thread
+
+        STARTED = []
+        monkey.patch_all()
+
+        @pytest.fixture(params=["asgi", "wsgi"])
+        def url(request, serve):
+            async def asgi(scope, receive, send):
+                if scope["type"] == "http":
+                    await asyncio.sleep(0.001)
+                    CALLS.append(threading.get_native_id())
+                    await send({"type": "http.response.start", "status": 200, "headers": []})
+                    await send({"type": "http.response.body", "body": b"answer"})
+
+            def wsgi(environment, start_response):
+                time.sleep(0.001)
+                CALLS.append(threading.get_native_id())
+                start_response("200 OK", [])
+                return [b"answer"]
+
+            return serve({"asgi": asgi, "wsgi": wsgi}[request.param])
+
+        CALLS = []
+
+        @pytest.fixture
+        def threads(monkeypatch):
+            before = threading.active_count()
+            native = monkey.original("_thread", "start_new_thread")
+            def start(*args, **kwargs):
+                STARTED.append(args)
+                return native(*args, **kwargs)
+            for module in (_thread, threading):
+                for name in ("_start_new_thread", "start_new_thread", "_start_joinable_thread", "start_joinable_thread"):
+                    if hasattr(module, name):
+                        monkeypatch.setattr(module, name, start)
+            yield
+            assert not STARTED
+            assert threading.active_count() == before
+
+        @pytest.mark.greenio
+        def test_clients(threads, url):
+            import httpx
+            import requests
+            import urllib.request
+            with requests.Session() as session:
+                assert session.get(url, timeout=10).text == "answer"
+            with httpx.Client(trust_env=False) as client:
+                assert client.get(url).text == "answer"
+            with urllib.request.urlopen(url, timeout=10) as answer:
+                assert answer.read() == b"answer"
+            assert set(CALLS) == {threading.get_native_id()}
+        """,
+        *arguments,
+    )
+    result.assert_outcomes(passed=2)

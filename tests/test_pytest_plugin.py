@@ -13,6 +13,7 @@ from suites import ASYNC_FIXTURE, STRICT, WITH_AND_WITHOUT, section
 
 pytest_plugins = ["pytester", "suites"]
 
+
 @WITH_AND_WITHOUT
 def test_sync_test_runs_green_on_the_loop_of_its_fixtures(suite, arguments):
     result = suite(

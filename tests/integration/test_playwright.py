@@ -1,6 +1,6 @@
 """Sync Playwright and a real browser in green tests, against an async server of the same loop.
 
-Needs `pip install playwright` in the environment, and a Chromium on the PATH; its own download of a browser is not used.
+Needs `pip install playwright` in the environment, and a Chromium on the PATH instead of its own download of a browser.
 """
 
 from __future__ import annotations
