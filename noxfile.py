@@ -5,6 +5,7 @@ scripts/test and scripts/check serve one Python each; `nox` runs them all. Pytho
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import shutil
@@ -67,7 +68,7 @@ def plugin(session: nox.Session, pytest: str, asyncio_plugin: str) -> None:
     if pytest == "9.*" and not versions.startswith(">"):
         session.skip("these versions of pytest-asyncio ask for pytest 8")
     install_wheel(session, f"pytest=={pytest}", f"pytest-asyncio{versions}")
-    session.run("pytest", *(session.posargs or ["tests/test_pytest_plugin.py"]))
+    session.run("pytest", *(session.posargs or sorted(glob.glob("tests/test_*plugin*.py"))))
 
 
 @nox.session(python=PYTHONS)

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, cast
 import pytest
 
 from . import to_greenlet
+from ._harness._fixtures import as_async_fixture, bound, in_pieces
 from ._harness._lag import Held, LoopLag
 from ._harness._loops import (
     LOOP_FACTORY,
@@ -26,6 +27,7 @@ from ._harness._loops import (
     OwnRunner,
     Scope,
     ScopedLoop,
+    anyio_drives,
     broader,
     find_loop,
     has_pytest_asyncio,
@@ -37,7 +39,7 @@ from ._harness._loops import (
     loop_factory,
     loop_scope,
 )
-from ._harness._pieces import Contexts, run_piece
+from ._harness._pieces import Contexts, run_piece, run_within
 from ._harness._servers import Serve
 
 __all__ = ["Held", "LoopLag", "Serve", "greenio_loop", "loop_lag", "patched", "serve"]
@@ -177,11 +179,17 @@ def pytest_fixture_setup(
     item = request.config.stash.get(_current, None)
     if not isinstance(item, pytest.Function) or not _is_ours(fixturedef, request, item):
         return (yield)
-    scoped = find_loop(request, item, broader(loop_scope(item), fixturedef.scope))
-    run = functools.partial(run_piece, scoped, _contexts_of(item.config))
-    native, add_finalizer = fixturedef.func, request.addfinalizer
-    _set(request, "addfinalizer", lambda finalizer: add_finalizer(functools.partial(run, finalizer)))
-    _set(fixturedef, "func", _in_pieces(_bound(native, request.instance), run))
+    native, contexts = fixturedef.func, _contexts_of(item.config)
+    function = bound(native, request.instance)
+    if is_run_by_anyio(item):
+        if not anyio_drives(fixturedef, request, item):
+            return (yield)
+        _set(fixturedef, "func", as_async_fixture(function, request, contexts))
+    else:
+        scoped = find_loop(request, item, broader(loop_scope(item), fixturedef.scope))
+        run, add_finalizer = functools.partial(run_piece, scoped, contexts), request.addfinalizer
+        _set(request, "addfinalizer", lambda finalizer: add_finalizer(functools.partial(run, finalizer)))
+        _set(fixturedef, "func", in_pieces(function, run))
     try:
         return (yield)
     finally:
@@ -194,63 +202,19 @@ def _set(owner: object, name: str, value: object) -> None:
 
 
 def _is_ours(fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest, item: pytest.Function) -> bool:
-    """Tell whether a fixture is to run on the loop: a sync one of a test that the plugin runs green.
+    """Tell whether a fixture is to run on the loop: a sync one of a green test.
 
     Async ones are pytest-asyncio's or anyio's; where neither is there to drive them, they are run here as well.
     """
     choice, function, name = _choice_of(item), fixturedef.func, fixturedef.argname
-    if not choice.managed or name in _LOOP_FIXTURES:
+    if name in _LOOP_FIXTURES or not (choice.managed or choice.green):
         return False
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
-        return not has_pytest_asyncio(item.config) and "anyio_backend" not in request.fixturenames
-    if not choice.green or is_asyncio_fixture(function):
+        return choice.managed and not has_pytest_asyncio(item.config) and "anyio_backend" not in request.fixturenames
+    if not choice.green or is_asyncio_fixture(function) or (is_async(item) and _is_test_case(item)):
         return False
     package = str(getattr(function, "__module__", "")).partition(".")[0]
     return package not in _OTHERS or name.startswith(_XUNIT)
-
-
-def _bound(function: Callable[..., Any], instance: object) -> Callable[..., Any]:
-    """Bind a fixture that is a method to the instance that its test is called on, as pytest itself does."""
-    owner = getattr(function, "__self__", None)
-    if inspect.ismethod(function) and instance is not None and isinstance(instance, type(owner)):
-        return cast("Callable[..., Any]", function.__func__.__get__(instance))
-    return function
-
-
-_END = object()
-
-
-def _next(generator: Any) -> Any:
-    return next(generator, _END)
-
-
-async def _next_of_async(generator: Any) -> Any:
-    try:
-        return await generator.__anext__()
-    except StopAsyncIteration:
-        return _END
-
-
-def _in_pieces(function: Callable[..., Any], run: Callable[..., Any]) -> Callable[..., Any]:
-    """Make a fixture function each half of which is a piece."""
-    step: Callable[[Any], Any] = _next_of_async if inspect.isasyncgenfunction(function) else _next
-    if step is _next and not inspect.isgeneratorfunction(function):
-
-        @functools.wraps(function)
-        def plain(**arguments: Any) -> Any:
-            __tracebackhide__ = True
-            return run(function, **arguments)
-
-        return plain
-
-    @functools.wraps(function)
-    def halves(**arguments: Any) -> Generator[Any, None, None]:
-        __tracebackhide__ = True
-        generator = function(**arguments)
-        while (value := run(step, generator)) is not _END:
-            yield value  # a second time if the fixture does, for pytest to say so
-
-    return halves
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -266,7 +230,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
             run = functools.partial(run_piece, item.stash[_loop], _contexts_of(item.config), around=_around(lag))
             stack.enter_context(_replaced(item, "runtest", functools.partial(run, item.runtest)))
         elif not choice.managed and (lag is not None or choice.green) and (is_async(item) or choice.green):
-            stack.enter_context(_replaced(item, "obj", _async_test(item.obj, choice.green, _around(lag))))
+            stack.enter_context(_replaced(item, "obj", _async_test(item, choice.green, _around(lag))))
         outcome = yield
     if lag is not None and lag.held:
         pytest.fail(lag.message(), pytrace=False)
@@ -281,31 +245,36 @@ def _around(lag: LoopLag | None) -> Callable[[], AbstractContextManager[object]]
     return contextlib.nullcontext if lag is None else lambda: lag
 
 
+_MISSING = object()
+
+
 @contextlib.contextmanager
 def _replaced(owner: object, name: str, value: object) -> Iterator[None]:
-    own = vars(owner).get(name, _END)
+    own = vars(owner).get(name, _MISSING)
     native = getattr(owner, name)
     _set(owner, name, value)
     try:
         yield
     finally:
-        if own is _END and name in vars(owner):
+        if own is _MISSING and name in vars(owner):
             delattr(owner, name)
         else:
             _set(owner, name, native)
 
 
 def _async_test(
-    function: Callable[..., Any], green: bool, around: Callable[[], AbstractContextManager[object]]
+    item: pytest.Function, green: bool, around: Callable[[], AbstractContextManager[object]]
 ) -> Callable[..., Any]:
     """Make a coroutine function for whoever runs the test, in which it is green."""
+    function = item.obj
+    run = to_greenlet if is_async(item) else functools.partial(run_within, _contexts_of(item.config))
 
     @functools.wraps(function)
     async def test(*args: Any, **kwargs: Any) -> None:
         __tracebackhide__ = True
         with around():
             if green:
-                await to_greenlet(function, *args, **kwargs)
+                await run(function, *args, **kwargs)
             else:
                 await function(*args, **kwargs)
 

@@ -51,6 +51,8 @@ if sys.version_info >= (3, 12):
     KINDS.insert(2, "asyncio-eager")
 
 
+pytest.register_assert_rewrite("suites")  # test files import from it, and then have pytest load it as a plugin
+
 sys.path.append(str(Path(__file__).parent.parent))  # for `benchmarks`; last, so that an installed greenio comes first
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import time
 
 import httpx
 import pytest
 
-from greenio import async_to_sync, autosync, enter, iterate, to_greenlet
+from greenio import async_to_sync, autosync, await_, enter, iterate, spawn, timeout, to_greenlet
 from waiting import until_parked
 
 
@@ -284,6 +285,74 @@ def test_autosync_leaves_plain_things_alone(arun):
     green(arun, body)
 
 
+def test_special_methods_that_python_calls_are_the_objects_alone(arun):
+    """A proxy that goes away does not finalize its object, and what `__getattr__` finds is looked up once."""
+    log = []
+
+    class Handle:
+        def __getattr__(self, name):
+            log.append(name)
+            if name == "missing":
+                raise AttributeError(name)
+            return name
+
+        def __del__(self):
+            log.append("finalized")
+
+        async def give(self):
+            return self
+
+    def body():
+        bare = Handle()
+        handle = autosync(bare)
+        assert handle.found == "found"
+        with pytest.raises(AttributeError):
+            _ = handle.missing
+        handle.give()
+        del handle
+        assert log == ["found", "missing"]
+        del bare
+        assert log.pop() == "finalized"
+
+    green(arun, body)
+
+
+def wrapped(method):
+    @functools.wraps(method)
+    def call(*args):
+        return method(*args)
+
+    return call
+
+
+def marked(method):
+    """As compiled coroutine functions mark themselves for asyncio."""
+
+    def call(*args):
+        return method(*args)
+
+    call._is_coroutine = asyncio.coroutines._is_coroutine
+    return call
+
+
+@pytest.mark.parametrize("decorate", [wrapped, marked])
+def test_coroutine_functions_in_disguise(arun, decorate):
+    class Given:
+        @decorate
+        async def get(self):
+            await asyncio.sleep(0)
+            return 5
+
+    class Giver:
+        async def give(self):
+            return Given()
+
+    def body():
+        assert autosync(Giver()).give().get() == 5
+
+    green(arun, body)
+
+
 def test_outside_green_code():
     bare = Connection()
     connection = autosync(bare)
@@ -323,6 +392,126 @@ def test_httpx(arun):
         await to_greenlet(body)
         server.close()
         await server.wait_closed()
+
+    arun(main)
+
+
+@contextlib.asynccontextmanager
+async def talking(answer):
+    """An HTTP server that answers in chunks: `answer(chunk, reader)` sends them; the value is its address."""
+    tasks = set()
+
+    async def serve(reader, writer):
+        def chunk(data):
+            writer.write(b"%x\r\n%b\r\n" % (len(data), data))
+
+        tasks.add(asyncio.current_task())
+        with contextlib.suppress(asyncio.CancelledError, EOFError, OSError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n")
+            await answer(chunk, reader)
+            chunk(b"")
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+    finally:
+        server.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks)
+        await server.wait_closed()
+
+
+def test_httpx_streams_both_ways(arun):
+    """Each side waits for what the other has sent: nothing is gathered first."""
+
+    async def main():
+        turns = asyncio.Queue()
+
+        async def answer(chunk, reader):
+            for number in range(3):
+                assert await turns.get() == number
+                chunk(b"line %d\n" % number)
+
+        async def upload():
+            for number in range(3):
+                await asyncio.sleep(0)
+                yield b"%d" % number
+
+        async def echo(chunk, reader):
+            while data := await reader.readuntil(b"\r\n"):
+                if not int(data, 16):
+                    await reader.readuntil(b"\r\n")
+                    return
+                chunk(await reader.readexactly(int(data, 16)))
+                await reader.readuntil(b"\r\n")
+
+        def body(lines, echoing):
+            with autosync(httpx.AsyncClient(trust_env=False, timeout=20)) as client:
+                with client.stream("GET", lines) as streamed:
+                    turns.put_nowait(0)
+                    for number, line in enumerate(streamed.aiter_lines()):
+                        assert line == f"line {number}"
+                        turns.put_nowait(number + 1)
+                    assert number == 2
+                assert client.post(echoing, content=upload()).text == "012"
+                response = client.send(client.build_request("POST", echoing, content=upload()), stream=True)
+                assert not response.is_closed
+                assert response.aread() == b"012"
+                assert response.is_closed
+
+        async with talking(answer) as lines, talking(echo) as echoing:
+            await to_greenlet(body, lines, echoing)
+
+    arun(main)
+
+
+@pytest.mark.parametrize("how", ["break", "error", "cancel", "timeout"])
+def test_httpx_stream_that_is_left_early(arun, how):
+    """The connection is closed, and the client goes on."""
+
+    async def main():
+        ended = asyncio.Event()
+
+        async def answer(chunk, reader):
+            chunk(b"first")
+            await reader.read()
+            ended.set()
+
+        def read(client, url):
+            with client.stream("GET", url) as streamed:
+                for data in streamed.aiter_bytes():
+                    assert data == b"first"
+                    if how == "break":
+                        break
+                    if how == "error":
+                        raise KeyError("mine")
+
+        def body(url):
+            with autosync(httpx.AsyncClient(trust_env=False, timeout=20)) as client:
+                if how == "break":
+                    read(client, url)
+                elif how == "error":
+                    with pytest.raises(KeyError, match="mine"):
+                        read(client, url)
+                elif how == "timeout":
+                    with pytest.raises(TimeoutError), timeout(0.1):
+                        read(client, url)
+                else:
+                    task = spawn(read, client, url)
+                    await_(until_parked())
+                    task.cancel()
+                    with pytest.raises(asyncio.CancelledError):
+                        await_(task)
+                if how != "cancel":  # which may come before the server has seen the request
+                    await_(asyncio.wait_for(ended.wait(), 20))
+                with client.stream("GET", url) as streamed:
+                    assert next(streamed.aiter_bytes()) == b"first"
+
+        async with talking(answer) as url:
+            await to_greenlet(body, url)
 
     arun(main)
 

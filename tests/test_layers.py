@@ -24,7 +24,7 @@ LAYERS: Mapping[str, tuple[str, ...]] = {
     "debug": ("_original", "_core", "_sync"),
     "_testing": ("_original", "_core", "", "monkey"),
     "testing": ("", "monkey", "_testing"),
-    "_harness": ("_original", ""),
+    "_harness": ("_original", "_sync", ""),
     "pytest_plugin": ("", "monkey", "testing", "_harness"),
     "contrib": ("", "monkey"),
 }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
+import sys
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from types import ModuleType, TracebackType
@@ -206,7 +208,9 @@ _FACES["__anext__"] = ("__next__", _step)
 
 _OWN = frozenset(dir(_Proxy)) - {"__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "__hash__", "__str__"}
 _ASYNC = frozenset((*_FACES, "__await__"))
-"""Special methods that a proxy does not pass on."""
+_PYTHONS = frozenset({"__class_getitem__", "__del__", "__getattr__"})
+"""Special methods that a proxy does not pass on. The last ones Python calls for the object itself: a proxy that goes
+away must not end what it stands for."""
 
 
 def _passed_on(name: str) -> Callable[..., Any]:
@@ -230,7 +234,7 @@ def _proxy_class(kind: type) -> Any:
         names = [name for name in dir(kind) if name.startswith("__") and name.endswith("__")]
         members: dict[str, Any] = {"__slots__": (), "__module__": kind.__module__, "__qualname__": kind.__qualname__}
         for name in names:
-            if name not in _OWN and name not in _ASYNC and callable(getattr(kind, name, None)):
+            if name not in _OWN | _ASYNC | _PYTHONS and callable(getattr(kind, name, None)):
                 members[name] = _passed_on(name)
         if getattr(kind, "__hash__", None) is None:
             members["__hash__"] = None
@@ -251,9 +255,15 @@ def _has_faces(kind: type) -> bool:
     return found
 
 
+# Before 3.12 only asyncio has a mark for functions that return coroutines, which compiled code goes on using.
+_is_coroutine_function = asyncio.iscoroutinefunction if sys.version_info < (3, 14) else inspect.iscoroutinefunction
+
+
 def _is_async(member: Any) -> bool:
     member = getattr(member, "__func__", member)
-    return inspect.iscoroutinefunction(member) or inspect.isasyncgenfunction(member)
+    if inspect.isfunction(member):
+        member = inspect.unwrap(member)  # asyncpg's pool gives connections all of whose methods are wrapped
+    return _is_coroutine_function(member) or inspect.isasyncgenfunction(member)
 
 
 def _face(value: Any) -> Any:

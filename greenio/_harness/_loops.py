@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeAlias
 
 import pytest
 
-from .. import _original
+from .. import _original, in_greenlet
 
 __all__ = [
     "LOOP_FACTORY",
@@ -28,6 +28,7 @@ __all__ = [
     "OwnRunner",
     "Scope",
     "ScopedLoop",
+    "anyio_drives",
     "broader",
     "find_loop",
     "has_pytest_asyncio",
@@ -173,6 +174,39 @@ def is_run_by_anyio(item: pytest.Function) -> bool:
     return "anyio_backend" in item.fixturenames and not is_run_by_pytest_asyncio(item)
 
 
+def anyio_drives(fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest, item: pytest.Function) -> bool:
+    """Tell whether anyio's plugin would drive a fixture, were it async, on a loop of asyncio.
+
+    It does not while a test runs, nor for a scope that is broader than its backend's, nor what the backend is made of.
+    """
+    needed = _needed_for("anyio_backend", item)
+    if not needed or fixturedef.argname in needed or "anyio_backend" not in request.fixturenames:
+        return False
+    if is_running() or in_greenlet():
+        return False
+    try:
+        backend = request.getfixturevalue("anyio_backend")
+    except pytest.fail.Exception:
+        return False
+    if "asyncio" not in (backend, backend[0]):
+        return False
+    _finish_before(request, "anyio_backend")
+    return True
+
+
+def _needed_for(name: str, item: pytest.Function) -> set[str]:
+    """List a fixture and all that it asks for; nothing if pytest does not tell."""
+    known = getattr(getattr(item, "_fixtureinfo", None), "name2fixturedefs", {})
+    found: set[str] = set()
+    left = [name]
+    while left:
+        name = left.pop()
+        if name in known and name not in found:
+            found.add(name)
+            left.extend(argument for each in known[name] for argument in each.argnames)
+    return found
+
+
 def is_async(item: pytest.Function) -> bool:
     """Tell whether a test is a coroutine function, also under hypothesis's `given`."""
     function = getattr(getattr(item.obj, "hypothesis", None), "inner_test", item.obj)
@@ -246,7 +280,7 @@ def _name_of_fixture(item: pytest.Item, scope: Scope) -> str:
 
 
 def _finish_before(request: pytest.FixtureRequest, name: str) -> None:
-    """Have a fixture finished before its loop is closed, even where the loop is made anew for another parameter."""
+    """Have a fixture finished before the one that its loop hangs on, even where that is made anew for a parameter."""
     look_up = getattr(request, "_get_active_fixturedef", None)
     own = getattr(request, "_fixturedef", None)
     if look_up is not None and own is not None:

@@ -2,7 +2,12 @@
 
 The loop runs for as long as a piece lasts and stands still in between, as it does under pytest-asyncio. All pieces
 share one context, so that a variable that a fixture sets is seen by the test and may be reset by the fixture's second
-half; pytest's own context is told of the changes, and tells its own.
+half; pytest's own context is told of the changes, and tells its own. Sync pieces are the thread itself, so that they
+share its thread-local values, and have its name.
+
+**A loop left in the middle.** Sync Playwright runs a loop in a greenlet of its own, and switches out of it between two
+calls. Until it is stopped that loop counts as the running one, and its greenlet relies on that. The kernel gives green
+code a thread without a loop at each call, so a piece leaves what it has found to the next.
 
 **Alarms.** pytest-timeout raises out of a handler for SIGALRM. While the piece is parked that would come out of the
 loop, which asyncio leaves in the middle and uvloop not at all. So for the time of a piece its handler is called by
@@ -14,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import sys
 from asyncio import AbstractEventLoop, CancelledError
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -23,9 +29,10 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from .. import _original, await_, get_loop, in_greenlet, to_greenlet
+from .._sync import be_the_thread
 from ._loops import ScopedLoop, is_running
 
-__all__ = ["Contexts", "run_piece"]
+__all__ = ["Contexts", "run_piece", "run_within"]
 
 _IDLE = ("asyncio", "backports", "contextlib", "greenio", "pytest_asyncio", "selectors", "uvloop")
 """Packages whose frames alone lie over a loop that has nothing to do; the patched selectors are greenio's."""
@@ -36,6 +43,7 @@ class Contexts:
 
     def __init__(self) -> None:
         self.pieces = copy_context()
+        self.thread = _Thread()
         self._entered = False
         self._inward: dict[ContextVar[Any], Token[Any]] = {}
         self._outward: dict[ContextVar[Any], Token[Any]] = {}
@@ -56,6 +64,29 @@ class Contexts:
         finally:
             self._entered = False
             _carry(self.pieces, copy_context(), _call, self._outward)
+
+
+class _Thread:
+    """Entered by a sync piece: it is the thread itself, and finds there the loop that the piece before it has left."""
+
+    def __init__(self) -> None:
+        self._loop: AbstractEventLoop | None = None
+        self._hooks: tuple[Any, Any] = (None, None)
+
+    def __enter__(self) -> None:
+        be_the_thread()
+        self.show()
+
+    def show(self) -> None:
+        """Put a loop that was left on the thread again. In green code."""
+        if self._loop is not None and not self._loop.is_closed():
+            asyncio._set_running_loop(self._loop)
+            sys.set_asyncgen_hooks(*self._hooks)
+
+    def __exit__(self, *_: object) -> None:
+        self._loop, self._hooks = asyncio._get_running_loop(), sys.get_asyncgen_hooks()
+        asyncio._set_running_loop(None)
+        sys.set_asyncgen_hooks(None, None)
 
 
 def _call(fn: Callable[..., Any], *args: Any) -> Any:
@@ -101,10 +132,24 @@ def run_piece(
     if iscoroutinefunction(fn) and in_greenlet() and get_loop() is scoped.loop:
         return await_(fn(*args, **kwargs))
     with contexts.shared() as context:
-        piece = _Piece(fn, args, kwargs, context, around, green)
+        piece = _Piece(fn, args, kwargs, context, contexts.thread, around, green)
         with _Alarm(piece), _awaiting(scoped.loop):
             piece.run(scoped)
+    if in_greenlet():  # of another loop
+        contexts.thread.show()
     return piece.outcome()
+
+
+async def run_within(contexts: Contexts, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Run a sync function green on a loop that somebody else runs, as one more piece."""
+    __tracebackhide__ = True
+
+    def piece() -> Any:
+        __tracebackhide__ = True
+        with contexts.thread:
+            return fn(*args, **kwargs)
+
+    return await to_greenlet(piece)
 
 
 class _Piece:
@@ -114,11 +159,12 @@ class _Piece:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         context: Context,
+        thread: _Thread,
         around: Callable[[], AbstractContextManager[object]],
         green: bool,
     ) -> None:
         self._fn, self._args, self._kwargs = fn, args, kwargs
-        self._context, self._around, self._green = context, around, green
+        self._context, self._thread, self._around, self._green = context, thread, around, green
         self._task: asyncio.Task[Any] | None = None
         self._value: Any = None
         self._error: BaseException | None = None
@@ -166,7 +212,8 @@ class _Piece:
 
     def _call(self) -> None:
         try:
-            self._value = self._fn(*self._args, **self._kwargs)
+            with self._thread:
+                self._value = self._fn(*self._args, **self._kwargs)
         except BaseException as error:
             self._keep(error)
 

@@ -1,0 +1,260 @@
+"""Green tests that others run: anyio's plugin, on the loop of its runner, and pytest-asyncio with `green=True`."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest_plugins = ["pytester", "suites"]
+
+BACKEND = """
+ENDED = []
+
+@pytest.fixture(scope="module", params=[False, True])
+def use_uvloop(request):
+    assert not in_greenlet()
+    return request.param
+
+@pytest.fixture(scope="module")
+def anyio_backend(use_uvloop):
+    assert not in_greenlet()
+    return "asyncio", {"use_uvloop": use_uvloop}
+
+@pytest.fixture
+async def loop(anyio_backend):
+    await asyncio.sleep(0.001)
+    yield asyncio.get_running_loop()
+"""
+KINDS = pytest.mark.parametrize(
+    "test",
+    [
+        "@pytest.mark.greenio\n    def test(self, {arguments}):",
+        "@pytest.mark.anyio\n    @pytest.mark.greenio(green=True)\n    async def test(self, {arguments}):",
+    ],
+    ids=["sync", "async"],
+)
+
+
+@KINDS
+def test_sync_fixtures_run_green_on_the_loop_of_anyio(suite, test):
+    result = suite(
+        BACKEND
+        + """
+monkey.patch_all()
+VARIABLE = contextvars.ContextVar("VARIABLE", default="unset")
+LOCAL = threading.local()
+
+@pytest.fixture(scope="module")
+def of_module(anyio_backend):
+    assert in_greenlet()
+    time.sleep(0.001)
+    yield get_loop()
+    assert in_greenlet()
+    time.sleep(0.001)
+    ENDED.append("module")
+
+@pytest.fixture
+def halves(loop, of_module, use_uvloop):
+    assert get_loop() is loop is of_module
+    assert type(loop).__module__.startswith("uvloop") is use_uvloop
+    VARIABLE.set("set")
+    LOCAL.value = "set"
+    await_(asyncio.sleep(0.001))
+    yield 5
+    assert get_loop() is loop
+    time.sleep(0.001)
+    VARIABLE.set("unset")
+    ENDED.append("halves")
+
+@pytest.fixture(params=[6, 7])
+def plain(request, halves, loop):
+    def finalize():
+        assert get_loop() is loop
+        time.sleep(0.001)
+        ENDED.append("finalizer")
+    request.addfinalizer(finalize)
+    request.addfinalizer(lambda: ENDED.append("finalizer first"))
+    turns = []
+    loop.call_soon(turns.append, 1)
+    time.sleep(0.001)
+    assert turns
+    return halves + request.param
+
+@pytest.fixture
+def later():
+    assert in_greenlet()
+    return "later"
+
+@pytest.fixture(scope="session")
+def of_session():
+    return in_greenlet()
+
+@pytest.fixture(scope="module", autouse=True)
+def asked_for_by_none():
+    return in_greenlet()
+
+class Test:
+    @pytest.fixture
+    def method(self, loop):
+        assert in_greenlet()
+        self.value = get_loop()
+        return self
+
+    TEST
+        assert in_greenlet()
+        assert method is self
+        assert self.value is loop is get_loop()
+        assert plain in (11, 12)
+        assert VARIABLE.get() == LOCAL.value == "set"
+        time.sleep(0.001)
+        assert request.getfixturevalue("later") == "later"
+        assert not of_session
+        assert asked_for_by_none
+
+def test_it_all_ended():
+    of_tests = ["finalizer first", "finalizer", "halves"] * 2
+    assert ENDED == [*of_tests, "module", *of_tests]
+    assert VARIABLE.get() == "unset"
+""".replace("TEST", test.format(arguments="loop, plain, method, of_session, asked_for_by_none, request"))
+    )
+    result.assert_outcomes(passed=5)
+
+
+def test_outcomes_of_fixtures_that_anyio_drives(suite):
+    result = suite(
+        BACKEND.replace("[False, True]", "[False]")
+        + """
+pytestmark = pytest.mark.greenio
+monkey.patch_all()
+
+@pytest.fixture
+def skipping(loop):
+    time.sleep(0.001)
+    pytest.skip("in a fixture")
+
+def test_skip(skipping): ...
+
+@pytest.fixture
+def broken(loop, request):
+    request.addfinalizer(lambda: ENDED.append(in_greenlet()))
+    time.sleep(0.001)
+    raise LookupError("in setup")
+
+def test_error(broken): ...
+
+@pytest.fixture
+def broken_later(loop):
+    yield
+    time.sleep(0.001)
+    raise LookupError("in teardown")
+
+def test_error_at_the_end(broken_later): ...
+
+@pytest.fixture
+def broken_finalizer(loop, request):
+    request.addfinalizer(lambda: ENDED.append("first"))
+    request.addfinalizer(lambda: 1 / 0)
+
+def test_error_of_a_finalizer(broken_finalizer): ...
+
+@pytest.fixture
+def twice(loop):
+    yield
+    yield
+
+def test_error_of_two_yields(twice): ...
+
+@pytest.fixture
+def empty(loop):
+    return
+    yield
+
+def test_error_of_no_yield(empty): ...
+
+@pytest.fixture
+def later(loop, request):
+    return lambda: request.addfinalizer(lambda: ENDED.append("later"))
+
+def test_finalizer_that_is_added_later(later):
+    later()
+
+def test_they_ended():
+    assert ENDED == [True, "first", "later"]
+"""
+    )
+    result.assert_outcomes(passed=5, skipped=1, errors=5)
+    text = result.stdout.str()
+    assert "in a fixture" in text
+    assert "LookupError: in setup" in text
+    assert "LookupError: in teardown" in text
+    assert "ZeroDivisionError" in text
+
+
+def test_other_backends_have_their_fixtures_as_ever(suite):
+    """The test itself can only fail there, whether trio is installed or not."""
+    result = suite(
+        """
+        FOUND = []
+
+        @pytest.fixture
+        def anyio_backend():
+            return "trio"
+
+        @pytest.fixture
+        def plain():
+            FOUND.append(in_greenlet())
+
+        @pytest.mark.anyio
+        @pytest.mark.greenio(green=True)
+        @pytest.mark.xfail(raises=(RuntimeError, LookupError, ImportError), strict=True)
+        async def test_trio(plain): ...
+
+        def test_it_was_native():
+            assert FOUND == [False]
+        """
+    )
+    result.assert_outcomes(xfailed=1, passed=1)
+
+
+def test_sync_fixtures_of_a_green_async_test_of_pytest_asyncio(suite):
+    result = suite(
+        """
+        import pytest_asyncio
+        monkey.patch_all()
+        ENDED = []
+
+        @pytest_asyncio.fixture
+        async def address():
+            async def answer(reader, writer):
+                writer.write((await reader.read(100)).upper())
+                writer.close()
+            server = await asyncio.start_server(answer, "127.0.0.1", 0)
+            yield server.sockets[0].getsockname()
+            server.close()
+
+        @pytest.fixture
+        def client(address, request):
+            request.addfinalizer(lambda: ENDED.append(in_greenlet()))
+            with socket.create_connection(address, timeout=10) as sock:
+                sock.sendall(b"hello")
+                yield sock
+                time.sleep(0.001)
+
+        @pytest.mark.asyncio
+        @pytest.mark.greenio(green=True)
+        async def test_green(client):
+            assert client.recv(100) == b"HELLO"
+
+        @pytest.fixture
+        def where():
+            return in_greenlet()
+
+        @pytest.mark.asyncio
+        @pytest.mark.greenio
+        async def test_native(where):
+            assert not where
+
+        def test_it_ended():
+            assert ENDED == [True]
+        """
+    )
+    result.assert_outcomes(passed=3)
