@@ -212,12 +212,6 @@ class Task(asyncio.Task[T]):
         """Return the coroutine that the task was made of. Never parks."""
         return self._coro
 
-    def _set_coro(self, coroutine: Any) -> None:
-        green: Any = super().get_coro()
-        green.coroutine, green._send = coroutine, coroutine.send
-
-    _coro = property(get_coro, _set_coro)  # greenback sets one of its own, in place of what the task has run so far
-
     def get_stack(self, *, limit: int | None = None) -> list[FrameType]:
         """Return the frames where the task waits: those of a blocking call too, if it is parked in one. Never parks."""
         green = next((call.green for call in host_of(self.get_loop()).calls if _is_step_of(self, call)), None)
