@@ -20,7 +20,7 @@ from contextlib import suppress
 from typing import Any, TypeAlias
 from weakref import WeakSet
 
-from .._core import Green
+from .._core import Green, getcurrent
 from .._sync import RLock, owner_of
 from ._layers import subclass
 from ._socket_state import green_caller
@@ -196,20 +196,37 @@ def take_line(file: Any) -> bytes:
 
 
 def _steadily(native: Callable[..., Any], end: End = None) -> Any:
+    """Have a method read in steps; what the buffer has as a whole is taken without the lock, which nobody has then."""
+    ends_lines = end is not None
+
     @like(native)
     def method(self: Any, size: Any = -1, /) -> Any:
-        with vars(self)[_LOCK]:
+        if getcurrent().__class__ is not Green or self._greenio_lock.locked():
+            return read(self, size)
+        kept = self.raw.__dict__
+        kept[_DRY] = True
+        try:
+            part = native(self, size)
+        finally:
+            kept[_DRY] = False
+        if part:
+            if len(part) == size or (ends_lines and part[-1] == _NEWLINE):
+                return part  # by far the most
+            kept[_BACK] = part + kept.get(_BACK, b"")
+        return read(self, size)
+
+    def read(self: Any, size: Any) -> Any:
+        with lock_of(self):
             if green_caller() is None or not (size is None or isinstance(size, int)):
                 return native(self, size)
             wanted = -1 if size is None else size
-            part: bytes | None = _drily(self, native, wanted)
-            if _is_whole(part, wanted, end):
-                return part  # by far the most lines
-            give_back(self.raw, part or b"")
             found = _read(self, native, wanted, end)
             return native(self, size) if found is None else found
 
     return method
+
+
+_NEWLINE = 10
 
 
 def _once(native: Callable[..., Any]) -> Any:
