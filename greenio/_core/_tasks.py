@@ -236,6 +236,11 @@ class Task(asyncio.Task[T]):
 
     _coro = property(get_coro, _set_coro)  # greenback sets one of its own, in place of what the task has run so far
 
+    def set_name(self, value: object) -> None:
+        """Set the name. CPython 3.13.0 sets None where none is given, if there is a task factory. Never parks."""
+        if value is not None:
+            super().set_name(value)
+
     def get_stack(self, *, limit: int | None = None) -> list[FrameType]:
         """Return the frames where the task waits: those of a blocking call too, if it is parked in one. Never parks."""
         coroutine: Any = super().get_coro()
