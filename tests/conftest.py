@@ -49,6 +49,8 @@ for _module in _patching.GROUPS["multiprocessing"].late:  # patched when importe
 KINDS = ["asyncio", "asyncio-debug", "uvloop"]
 if sys.version_info >= (3, 12):
     KINDS.insert(2, "asyncio-eager")
+GREEN = "asyncio-green"
+"""A kind for some: greenio's task factory is on the loop."""
 
 
 pytest.register_assert_rewrite("suites")  # test files import from it, and then have pytest load it as a plugin
@@ -77,7 +79,7 @@ uvloop.new_event_loop().close()  # libuv opens a pipe for the whole process with
 
 
 def new_loop(kind: str) -> asyncio.AbstractEventLoop:
-    """Make a loop of one of KINDS."""
+    """Make a loop of one of KINDS, or GREEN."""
     loop = uvloop.new_event_loop() if kind == "uvloop" else asyncio.SelectorEventLoop()
     if kind == "asyncio-debug":
         loop.set_debug(True)
@@ -85,7 +87,7 @@ def new_loop(kind: str) -> asyncio.AbstractEventLoop:
     if kind == "asyncio-eager":
         native: Any = asyncio.eager_task_factory  # type: ignore[attr-defined]
         loop.set_task_factory(greenio.eager_task_factory if _tasks_are_green else native)
-    elif _tasks_are_green:
+    elif _tasks_are_green or kind == GREEN:
         loop.set_task_factory(greenio.task_factory)
     return loop
 
@@ -98,6 +100,7 @@ _tasks_are_green = _TASK_FACTORY
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the marks of this suite."""
+    config.addinivalue_line("markers", "green_tasks: also on a loop whose tasks are green by greenio's factory")
     config.addinivalue_line(
         "markers", "native_tasks(reason): no greenio task factory, in which what the test states is rightly different"
     )
@@ -129,7 +132,15 @@ def finish(loop: asyncio.AbstractEventLoop) -> None:
 Run = Callable[[Callable[[], Awaitable[Any]]], Any]
 
 
-@pytest.fixture(params=KINDS)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Have a test run once for every kind of loop."""
+    if "loop_kind" in metafunc.fixturenames:
+        mark = metafunc.definition.get_closest_marker
+        green = mark("green_tasks") and not mark("native_tasks") and not _TASK_FACTORY
+        metafunc.parametrize("loop_kind", [*KINDS, GREEN] if green else KINDS, indirect=True)
+
+
+@pytest.fixture
 def loop_kind(request: pytest.FixtureRequest) -> str:
     """The kind of loop that the test's body runs on."""
     return str(request.param)

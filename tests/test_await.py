@@ -14,6 +14,8 @@ import pytest
 from greenio import await_, spawn, to_greenlet, wait_readable, wait_writable
 from waiting import parked, until_parked
 
+pytestmark = pytest.mark.green_tasks
+
 
 def test_what_is_done_never_parks(arun):
     async def main():

@@ -13,6 +13,8 @@ import pytest
 from greenio import await_, spawn, timeout, to_greenlet
 from waiting import parked, until, until_parked
 
+pytestmark = pytest.mark.green_tasks
+
 needs_311 = pytest.mark.skipif(sys.version_info < (3, 11), reason="came with CPython 3.11")
 
 

@@ -15,6 +15,8 @@ from conftest import finish, new_loop
 from greenio import _core, await_, run, spawn, to_greenlet
 from waiting import end_by_hand, parked, until, until_parked
 
+pytestmark = pytest.mark.green_tasks
+
 
 def marks():
     return asyncio._get_running_loop(), sys.get_asyncgen_hooks()

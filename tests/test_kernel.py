@@ -23,6 +23,8 @@ from greenio._core import _call
 from greenio._core._green import thread_state
 from waiting import parked, until_parked
 
+pytestmark = pytest.mark.green_tasks
+
 variable = contextvars.ContextVar("variable", default="unset")
 
 

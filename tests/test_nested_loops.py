@@ -20,6 +20,8 @@ import uvloop
 from greenio import await_, in_greenlet, monkey, timeout, to_greenlet
 from waiting import parked, until
 
+pytestmark = pytest.mark.green_tasks
+
 
 async def parked_call(fn: Callable[..., Any], *args: Any) -> asyncio.Task[Any]:
     """Start a call in a greenlet and return once it is parked."""

@@ -685,6 +685,18 @@ def test_names_coroutines_and_frames(frun):
     frun(main)
 
 
+def test_a_name_is_made_where_none_is_given(frun):
+    async def main():
+        loop = asyncio.get_running_loop()
+        tasks = [loop.create_task(asyncio.sleep(0)), asyncio.create_task(asyncio.sleep(0), name=None)]
+        names = [task.get_name() for task in tasks]
+        assert all(name.startswith("Task-") for name in names)
+        assert len(set(names)) == 2
+        await asyncio.gather(*tasks)
+
+    frun(main)
+
+
 @pytest.mark.parametrize("parks", [False, True])
 def test_tracebacks_show_the_users_frames(frun, parks):
     async def main():

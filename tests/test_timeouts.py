@@ -12,6 +12,8 @@ import pytest
 from greenio import await_, get_loop, timeout, timeout_at, to_greenlet
 from waiting import parked, until_parked
 
+pytestmark = pytest.mark.green_tasks
+
 
 def green(arun, fn):
     async def main():

@@ -14,6 +14,8 @@ from conftest import finish, new_loop
 from greenio import async_to_sync, await_, offload, run, spawn, sync_to_async, timeout, to_greenlet
 from waiting import parked
 
+pytestmark = pytest.mark.green_tasks
+
 PACKAGE = to_greenlet.__module__.split(".")[0]
 OWN_FRAMES_LEFT = 0 if sys.version_info >= (3, 11) else 1
 """Before CPython 3.11 a bare `raise` adds an entry for its own frame."""

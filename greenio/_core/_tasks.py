@@ -212,6 +212,11 @@ class Task(asyncio.Task[T]):
         """Return the coroutine that the task was made of. Never parks."""
         return self._coro
 
+    def set_name(self, value: object) -> None:
+        """Set the name. CPython 3.13.0 sets None where none is given, if there is a task factory. Never parks."""
+        if value is not None:
+            super().set_name(value)
+
     def get_stack(self, *, limit: int | None = None) -> list[FrameType]:
         """Return the frames where the task waits: those of a blocking call too, if it is parked in one. Never parks."""
         green = next((call.green for call in host_of(self.get_loop()).calls if _is_step_of(self, call)), None)
