@@ -301,6 +301,27 @@ def test_anyio_scopes_inside(arun, patched, wait):
     arun(main)
 
 
+def test_an_anyio_scope_that_is_cancelled_while_cleaning_up(arun, patched):
+    """As anyio's `aclose_forcefully` does: a timeout does not take that for somebody else's cancellation."""
+
+    async def clean_up():
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await anyio.sleep(1)
+
+    def body():
+        with pytest.raises(TimeoutError), timeout(0.01):
+            try:
+                await_(anyio.sleep(10))
+            finally:
+                await_(clean_up())
+
+    async def main():
+        await to_greenlet(body)
+
+    arun(main)
+
+
 def test_an_anyio_shield_protects_cleaning_up(arun, patched):
     async def main():
         log = []

@@ -9,11 +9,14 @@ import threading
 import time
 from concurrent.futures.thread import BrokenThreadPool
 
+import anyio
+import anyio.from_thread
+import anyio.to_thread
 import pytest
 
 import greenio
 from conftest import finish, new_loop
-from greenio import GreenletPoolExecutor, in_greenlet, to_greenlet
+from greenio import GreenletPoolExecutor, await_, in_greenlet, install, to_greenlet, uninstall
 from waiting import parked, turns, until, until_parked
 
 native_sleep = time.sleep
@@ -308,6 +311,27 @@ def test_asgiref(arun, patched):
         call = sync.sync_to_async(job, thread_sensitive=False, executor=executor)
         assert await asyncio.gather(*(call(n) for n in range(10))) == [(n, True) for n in range(10)]
         await to_greenlet(executor.shutdown)
+
+    arun(main)
+
+
+def test_anyio_keeps_its_own_threads(arun, patched):
+    """It has no public way to other workers; they go on working where everything else is green."""
+
+    def job(loop):
+        time.sleep(0.001)
+        assert not in_greenlet()
+        assert anyio.from_thread.run(asyncio.sleep, 0.001, "from the loop") == "from the loop"
+        return threading.get_native_id()
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        install(loop)
+        here = threading.get_native_id()
+        found = await asyncio.gather(*(anyio.to_thread.run_sync(job, loop) for _ in range(5)))
+        found.append(await to_greenlet(lambda: await_(anyio.to_thread.run_sync(job, loop))))
+        assert here not in found
+        uninstall(loop)
 
     arun(main)
 

@@ -153,7 +153,8 @@ class Call:
         if self.ended:
             return False
         green = self.green
-        green.cancels += 1
+        if not (isinstance(msg, str) and msg.startswith(_OF_SCOPES)):
+            green.cancels += 1
         if green.waiting:
             awaited = green.awaited
             if awaited is None:
@@ -185,6 +186,11 @@ class Call:
 
     def __repr__(self) -> str:
         return f"<Call {'ended' if self.ended else 'of'} {self.green!r}>"
+
+
+_OF_SCOPES = ("Cancelled by cancel scope ", "Cancelled via cancel scope ")
+"""What anyio says when it cancels for a scope, which ends the scope alone, and is repeated until it has. On CPython 3.10
+no task counts that, so that a timeout around it would take it for somebody else's cancellation."""
 
 
 def _cancelled(message: Any) -> CancelledError:
