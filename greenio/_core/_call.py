@@ -189,8 +189,10 @@ class Call:
 
 
 _OF_SCOPES = ("Cancelled by cancel scope ", "Cancelled via cancel scope ")
-"""What anyio says when it cancels for a scope, which ends the scope alone, and is repeated until it has. On CPython 3.10
-no task counts that, so that a timeout around it would take it for somebody else's cancellation."""
+"""What anyio says when it cancels for a scope: that ends the scope alone, and is repeated until it has.
+
+On CPython 3.10 no task counts it, so that a timeout around it would take it for somebody else's cancellation.
+"""
 
 
 def _cancelled(message: Any) -> CancelledError:
