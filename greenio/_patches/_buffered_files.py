@@ -142,20 +142,34 @@ def settle(file: Any) -> None:
         _drily(file, _Reader.peek)
 
 
-def _fill(file: Any, wanted: int) -> bool | None:
-    """Wait for more, and leave it with the raw file. Parks.
+def _fetch(file: Any, wanted: int) -> bytes | None:
+    """Wait for more, and take it from the raw file: up to so many octets. Parks.
 
     Returns:
-        False at the end of the file; None if the descriptor is non-blocking, and there is nothing.
+        Nothing at the end of the file; None if the descriptor is non-blocking, and there is nothing.
     """
     raw = file.raw
     if _CLOSING in vars(raw):
         raise ValueError("I/O operation on closed file.")
-    part = raw.read(max(min(wanted, CHUNK), vars(file).get(_SIZE, io.DEFAULT_BUFFER_SIZE)))
+    return raw.read(min(wanted, CHUNK))  # type: ignore[no-any-return]
+
+
+def _fill(file: Any, wanted: int) -> bool | None:
+    """Wait for more, and leave it with the raw file: as much as the buffer holds, at least. Parks.
+
+    Returns:
+        False at the end of the file; None if the descriptor is non-blocking, and there is nothing.
+    """
+    part = _fetch(file, max(wanted, _size_of(file)))
     if part is None:
         return None
-    vars(raw)[_BACK] = part
+    vars(file.raw)[_BACK] = part
     return bool(part)
+
+
+def _size_of(file: Any) -> int:
+    """Tell the size of the buffer."""
+    return vars(file).get(_SIZE, io.DEFAULT_BUFFER_SIZE)  # type: ignore[no-any-return]
 
 
 def _is_whole(part: bytes | None, left: int, end: End) -> bool:
@@ -169,7 +183,15 @@ def _collect(file: Any, parts: list[bytes], native: Callable[..., Any], left: in
         if part:
             parts.append(part)
             left -= len(part) if left > 0 else 0
-        found = _fill(file, 0 if end else left if left > 0 else CHUNK)
+        while end is None and not 0 <= left <= _size_of(file):  # more than the buffer holds: past it
+            octets = _fetch(file, left if left > 0 else CHUNK)
+            if not octets:
+                return None if octets is None else False
+            parts.append(octets)
+            left -= len(octets) if left > 0 else 0
+        if left == 0:
+            return True
+        found = _fill(file, 0)
         if not found:
             if found is False:
                 take_back(file.raw, 0)

@@ -34,7 +34,23 @@ def readinto(self: Any, buffer: Any) -> int | None:
     return _Raw.readinto(self, buffer)
 
 
-_SocketFile = subclass(_Raw, {"readinto": readinto})
+@like(_Raw.read)
+def read(self: Any, size: int | None = -1, /) -> bytes | None:
+    if not isinstance(size, int) or size < 0 or self._timeout_occurred or self.closed:
+        return _Raw.read(self, size)  # type: ignore[arg-type]
+    back = take_back(self, size)
+    if back is not None or is_dry(self):
+        return back
+    try:
+        return self._sock.recv(size)  # type: ignore[no-any-return]
+    except TimeoutError:
+        self._timeout_occurred = True
+        raise
+    except BlockingIOError:
+        return None
+
+
+_SocketFile = subclass(_Raw, {"read": read, "readinto": readinto})
 
 
 @like(_native_makefile)
