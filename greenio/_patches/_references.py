@@ -206,9 +206,11 @@ def find_holders(sought: Iterable[Sought], pinned: Collection[str], ignored: Col
     modules = {id(namespace): name for name, namespace in namespaces()}
     first = tuple(sought)
     found = [item.value for item in first]
-    trails: _Trails = {id(item.value): {item.target: _Trail(item.target, item.kind, item.key)} for item in first}
+    trails: _Trails = {
+        id(item.value): {(item.target, item.key): _Trail(item.target, item.kind, item.key)} for item in first
+    }
     ours = {*ignored, *(id(own) for item in first for own in (item, vars(item), item.value))}
-    been: set[tuple[int, str]] = set()
+    been: set[tuple[int, str, str]] = set()
     for _ in range(_DEPTH):
         above: dict[int, Any] = {}
         steps: _Trails = {}
@@ -216,10 +218,10 @@ def find_holders(sought: Iterable[Sought], pinned: Collection[str], ignored: Col
             if isinstance(step, Reference):
                 if not _is_in(step.module, pinned):
                     yield step
-            elif (id(holder), step.target) not in been:
-                been.add((id(holder), step.target))
+            elif (id(holder), step.target, step.key) not in been:
+                been.add((id(holder), step.target, step.key))
                 above[id(holder)] = holder
-                steps.setdefault(id(holder), {})[step.target] = step
+                steps.setdefault(id(holder), {})[step.target, step.key] = step
         found, trails = list(above.values()), steps
         if not found:
             return
@@ -275,8 +277,8 @@ class _Trail:
         return Reference(self.target, str(module), name, kind or self.kind)
 
 
-_Trails: TypeAlias = dict[int, dict[str, _Trail]]
-"""The ways to objects, by their ids and by the natives at the other end."""
+_Trails: TypeAlias = dict[int, dict[tuple[str, str], _Trail]]
+"""The ways to objects, by their ids, and by the natives at the other end and the name of the attribute on the way."""
 
 
 def _step(holder: Any, child: Any, trail: _Trail, modules: dict[int, str]) -> _Trail | Reference | None:

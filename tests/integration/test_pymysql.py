@@ -128,7 +128,7 @@ def test_cancelled_query_closes_its_connection(arun):
         async with Heartbeat():
             others = [spawn(query, "SELECT %s, SLEEP(0.5)", i) for i in range(5)]
             victim = spawn(work)
-            await until(lambda: to_greenlet(sleepers, "cancelled"))
+            await until(lambda: kept and to_greenlet(sleepers, "cancelled"))
             victim.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await victim
