@@ -39,6 +39,7 @@ __all__ = [
     "locking",
     "settle",
     "take_back",
+    "take_back_into",
     "take_line",
 ]
 
@@ -73,6 +74,21 @@ def take_back(raw: Any, size: int) -> bytes | None:
         return back
     kept[_BACK] = back[size:]
     return back[:size]
+
+
+def take_back_into(raw: Any, buffer: Any) -> int | None:
+    """Read what a raw file keeps into a buffer.
+
+    Returns:
+        The number of octets; None if it keeps nothing, and must not ask its descriptor; -1 if that is to be asked.
+    """
+    kept = raw.__dict__
+    if _BACK not in kept:
+        return None if kept.get(_DRY) else -1
+    view = memoryview(buffer).cast("B")
+    back = take_back(raw, len(view)) or b""
+    view[: len(back)] = back
+    return len(back)
 
 
 def give_back(raw: Any, octets: bytes) -> None:

@@ -9,7 +9,7 @@ import io
 import socket
 from typing import Any
 
-from ._buffered_files import BUFFERED, is_dry, take_back
+from ._buffered_files import BUFFERED, is_dry, take_back, take_back_into
 from ._layers import subclass
 from ._socket_state import green_caller
 from ._table import like
@@ -24,13 +24,9 @@ _native_makefile = socket.socket.makefile
 @like(_Raw.readinto)
 def readinto(self: Any, buffer: Any) -> int | None:
     if not self._timeout_occurred and not self.closed:
-        view = memoryview(buffer).cast("B")
-        back = take_back(self, len(view))
-        if back is not None:
-            view[: len(back)] = back
-            return len(back)
-        if is_dry(self):
-            return None
+        found = take_back_into(self, buffer)
+        if found != -1:
+            return found
     return _Raw.readinto(self, buffer)
 
 

@@ -20,7 +20,7 @@ from operator import index
 from typing import Any
 
 from .._core import forget
-from ._buffered_files import BUFFERED, CHUNK, give_back, is_dry, take_back
+from ._buffered_files import BUFFERED, CHUNK, give_back, is_dry, take_back, take_back_into
 from ._descriptors import read_into, read_some, write_some
 from ._fifos import open as open_descriptor
 from ._layers import build, model, native_open, raw_mode, subclass
@@ -34,13 +34,9 @@ _Raw = io.FileIO
 
 
 def _readinto(self: Any, buffer: Any, /) -> int | None:
-    view = memoryview(buffer).cast("B")
-    back = take_back(self, len(view))
-    if back is not None:
-        view[: len(back)] = back
-        return len(back)
-    if is_dry(self):
-        return None
+    found = take_back_into(self, buffer)
+    if found != -1:
+        return found
     green = green_caller()
     if green is None or not _Raw.readable(self):
         return _Raw.readinto(self, buffer)
