@@ -5,7 +5,7 @@ Why they need any. Their C lock belongs to the thread, so that a second green, w
 a `readline` is gone when the raw file raises, as it does for a cancellation.
 
 So a lock that greens and threads share is taken first. A green that reads never parks inside the C code: this takes
-what there is without asking the descriptor, because the raw file is *dry* meanwhile (see `drily`); the green waits for
+what there is without asking the descriptor, because the raw file is *dry* meanwhile (see `_drily`); the green waits for
 more outside of it, and leaves what came with the raw file, where the C code finds it. What was read in vain is given
 back in the same way, to be read next.
 """
@@ -20,7 +20,7 @@ from contextlib import suppress
 from typing import Any, TypeAlias
 from weakref import WeakSet
 
-from .._core import Green, getcurrent
+from .._core import Green
 from .._sync import RLock, owner_of
 from ._layers import subclass
 from ._socket_state import green_caller
@@ -37,6 +37,7 @@ __all__ = [
     "is_dry",
     "lock_of",
     "locking",
+    "read_lines",
     "settle",
     "take_back",
     "take_back_into",
@@ -234,37 +235,22 @@ def take_line(file: Any) -> bytes:
 
 
 def _steadily(native: Callable[..., Any], end: End = None) -> Any:
-    """Have a method read in steps; what the buffer has as a whole is taken without the lock, which nobody has then."""
-    ends_lines = end is not None
+    """Have a method read in steps. The lock is held for the first too: another thread would find the raw file dry."""
 
     @like(native)
     def method(self: Any, size: Any = -1, /) -> Any:
-        if getcurrent().__class__ is not Green or self._greenio_lock.locked():
-            return read(self, size)
-        kept = self.raw.__dict__
-        kept[_DRY] = True
-        try:
-            part = native(self, size)
-        finally:
-            kept[_DRY] = False
-        if part:
-            if len(part) == size or (ends_lines and part[-1] == _NEWLINE):
-                return part  # by far the most
-            kept[_BACK] = part + kept.get(_BACK, b"")
-        return read(self, size)
-
-    def read(self: Any, size: Any) -> Any:
         with lock_of(self):
             if green_caller() is None or not (size is None or isinstance(size, int)):
                 return native(self, size)
             wanted = -1 if size is None else size
+            part: bytes | None = _drily(self, native, wanted)
+            if _is_whole(part, wanted, end):
+                return part  # by far the most
+            give_back(self.raw, part or b"")
             found = _read(self, native, wanted, end)
             return native(self, size) if found is None else found
 
     return method
-
-
-_NEWLINE = 10
 
 
 def _once(native: Callable[..., Any]) -> Any:
@@ -297,20 +283,25 @@ def _readinto(self: Any, buffer: Any, /) -> Any:
         return len(found)
 
 
+def read_lines(file: Any, hint: int | None, give_back: Callable[[list[Any]], None]) -> list[Any]:
+    """Read lines up to the end, or until they come to more than `hint`; `give_back` is handed them if that fails."""
+    lines: list[Any] = []
+    total = 0
+    try:
+        while not 0 < (hint or 0) < total and (line := file.readline()):
+            lines.append(line)
+            total += len(line)
+    except BaseException:
+        give_back(lines)
+        raise
+    return lines
+
+
 def _readlines(self: Any, hint: int | None = -1, /) -> list[bytes]:
     with lock_of(self):
         if green_caller() is None:
             return _Reader.readlines(self, hint)  # type: ignore[arg-type]
-        lines: list[bytes] = []
-        total = 0
-        try:
-            while not 0 < (hint or 0) < total and (line := self.readline()):
-                lines.append(line)
-                total += len(line)
-        except BaseException:
-            give_back(self.raw, b"".join(lines))
-            raise
-        return lines
+        return read_lines(self, hint, lambda lines: give_back(self.raw, b"".join(lines)))
 
 
 def _close_reader(self: Any) -> None:

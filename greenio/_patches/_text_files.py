@@ -19,7 +19,7 @@ from operator import index
 from typing import Any
 
 from .._sync import RLock
-from ._buffered_files import CHUNK, is_adopted, lock_of, locking, take_line
+from ._buffered_files import CHUNK, is_adopted, lock_of, locking, read_lines, take_line
 from ._layers import subclass
 from ._socket_state import green_caller
 from ._table import like
@@ -141,16 +141,7 @@ def readline(self: Any, decoded: _Decoded, size: int = -1, /) -> str:
 
 @_reading
 def readlines(self: Any, decoded: _Decoded, hint: int | None = -1, /) -> list[str]:
-    lines: list[str] = []
-    total = 0
-    try:
-        while not 0 < (hint or 0) < total and (line := self.readline()):
-            lines.append(line)
-            total += len(line)
-    except BaseException:
-        decoded.give_back("".join(lines))
-        raise
-    return lines
+    return read_lines(self, hint, lambda lines: decoded.give_back("".join(lines)))
 
 
 @like(_Text.__next__)
