@@ -12,7 +12,7 @@ import weakref
 import pytest
 
 from conftest import finish, new_loop
-from greenio import _core, await_, run, spawn, to_greenlet
+from greenio import _core, await_, get_loop, run, spawn, task_factory, to_greenlet
 from waiting import end_by_hand, parked, until, until_parked
 
 pytestmark = pytest.mark.green_tasks
@@ -380,9 +380,22 @@ def test_to_greenlet_in_a_finally_of_a_closing_loop_says_that_it_is_closed(loop_
     assert {type(error) for error in caught} <= {asyncio.CancelledError, RuntimeError}
 
 
-def test_idle_greenlets_of_an_ended_thread_go(patched):
+@pytest.mark.parametrize("green_tasks", [False, True], ids=["calls", "green tasks"])
+def test_idle_greenlets_of_an_ended_thread_go(patched, green_tasks):
+    async def sleep():
+        time.sleep(0.001)
+
+    def main():
+        if green_tasks:
+            get_loop().set_task_factory(task_factory)
+            tasks = [get_loop().create_task(sleep()) for _ in range(5)]
+        else:
+            tasks = [spawn(time.sleep, 0.001) for _ in range(5)]
+        for task in tasks:
+            await_(task)
+
     def work():
-        run(lambda: [await_(task) for task in [spawn(time.sleep, 0.001) for _ in range(5)]])
+        run(main)
 
     def once():
         thread = threading.Thread(target=work)

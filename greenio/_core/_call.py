@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator
 from contextvars import Context, copy_context
 from inspect import iscoroutine, iscoroutinefunction
 from types import CoroutineType, coroutine
-from typing import Any, Final, NoReturn, ParamSpec, TypeVar
+from typing import Any, NoReturn, ParamSpec, TypeVar
 
 from ._asyncio import (
     NO_HOOKS,
@@ -48,13 +48,10 @@ from ._green import (
 )
 from ._host import Host, running_host
 
-__all__ = ["POOL_LIMIT", "STEP", "Call", "cancel_again", "give_up", "relay_on", "to_greenlet", "worker"]
+__all__ = ["POOL_LIMIT", "Call", "cancel_again", "give_up", "relay_on", "to_greenlet", "worker"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-STEP: Final = {"step": True}
-"""Given to a green in place of keyword arguments: the function is the next step of a coroutine, of one argument."""
 
 POOL_LIMIT = 1000
 """Greens at rest that a thread keeps."""
@@ -206,16 +203,11 @@ def worker() -> object:
     green: Any = getcurrent()
     while True:
         try:
-            if kwargs is STEP:
-                outcome = fn(args)
-            else:
-                # Without arguments, a call that takes no C frame of its own (3.11): those of a parked green are copied.
-                outcome = fn(*args, **kwargs) if kwargs else fn(*args) if args else fn()
-                if outcome.__class__ is CoroutineType and iscoroutinefunction(fn):
-                    outcome = drive(green, outcome)
+            # Without arguments, a call that takes no C frame of its own (3.11): those of a parked green are copied.
+            outcome = fn(*args, **kwargs) if kwargs else fn(*args) if args else fn()
+            if outcome.__class__ is CoroutineType and iscoroutinefunction(fn):
+                outcome = drive(green, outcome)
             error = None
-        except StopIteration as caught:  # the end of a coroutine that runs as a task; nothing here takes long
-            error, outcome = caught, None
         except BaseException as caught:
             if green.__class__ is Forked and isinstance(caught, SystemExit):
                 leave(caught)
@@ -235,7 +227,7 @@ def worker() -> object:
             call.finish(outcome, error)
         green.host = green.task = green.what = None
         idle = green.thread.idle
-        if len(idle) >= POOL_LIMIT and not green.visible:  # a task may have to keep this one, and sees to the limit
+        if len(idle) >= POOL_LIMIT:
             return ENDED
         idle.append(green)
         parent = green.parent

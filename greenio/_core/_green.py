@@ -119,11 +119,12 @@ TIMED_OUT: Final = _Marker("TIMED_OUT")
 class ThreadState:
     """What the greens of one thread share: those at rest, the one that has the thread, and the main greenlet."""
 
-    __slots__ = ("active", "idle", "main")
+    __slots__ = ("active", "idle", "main", "steppers")
 
     def __init__(self) -> None:
         self.active: Green | None = None
         self.idle: list[Green] = []
+        self.steppers: list[Green] = []
         main = getcurrent()
         while main.parent is not None:
             main = main.parent
@@ -133,13 +134,14 @@ class ThreadState:
 class _Owner:
     """Goes when its thread ends, and lets the greens at rest go: no collector looks into a suspended greenlet."""
 
-    __slots__ = ("_idle",)
+    __slots__ = ("_at_rest",)
 
     def __init__(self, state: ThreadState) -> None:
-        self._idle = state.idle
+        self._at_rest = state.idle, state.steppers
 
     def __del__(self) -> None:
-        self._idle.clear()
+        for greens in self._at_rest:
+            greens.clear()
 
 
 class _Local(_original.local):
@@ -502,7 +504,6 @@ def take_call(green: Green) -> Call:
     # `leaf` too: most often it is the green itself, and the collector does not look into a suspended greenlet.
     green.call = green.gr_context = green.leaf = None  # type: ignore[assignment]
     if green.visible:
-        green.visible = False
         call.keep(green)
     return call
 

@@ -39,7 +39,7 @@ def pools() -> list[Pool]:
     found = []
     for key, (state, members) in states.items():
         busy = sum(is_busy(green) for green in members)
-        found.append(Pool(thread_ids.get(key), len(state.idle), busy, POOL_LIMIT))
+        found.append(Pool(thread_ids.get(key), len(state.idle) + len(state.steppers), busy, POOL_LIMIT))
     return found
 
 

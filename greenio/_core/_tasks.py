@@ -32,16 +32,28 @@ from typing import Any, TypeVar, get_type_hints
 
 from ._asyncio import AnyTask, current_task, enter_task, forget_makers, leave_task
 from ._await import trim
-from ._call import POOL_LIMIT, STEP, Call, cancel_again, give_up, relay_on, worker
-from ._green import ENDED, RELAYED, Green, getcurrent, new_green, thread_state
+from ._call import POOL_LIMIT, Call, cancel_again, give_up, relay_on
+from ._fork import leave
+from ._green import (
+    ENDED,
+    RELAYED,
+    Forked,
+    Green,
+    GreenletExit,
+    ThreadState,
+    getcurrent,
+    new_green,
+    pass_on_at_rest,
+    thread_state,
+)
 from ._host import host_of
 
 __all__ = ["eager_task_factory", "task_factory"]
 
 T = TypeVar("T")
 
-_AT_REST = 3
-"""References to a green after its step if nobody else has one: a local variable, the pool, and who counts."""
+_AT_REST = 2
+"""References to a green after its step if nobody else has one: a local variable, and who counts."""
 
 
 class Step(Call):
@@ -62,18 +74,75 @@ class Step(Call):
         super().finish(value, error)
 
     def keep(self, green: Green) -> None:
-        """Keep the green for the next step. Right after it has switched out, so that it is the last in the pool."""
-        idle = green.thread.idle
-        if self.error is None and idle and idle[-1] is green:
-            self.kept = idle.pop()
-        elif len(idle) > POOL_LIMIT:
-            idle.pop()
+        """Keep the green for the next step, if there is one. Right after it has switched out."""
+        green.parent = green.thread.main
+        if self.error is None:
+            self.kept = green
+        else:
+            _rest(green)
 
     def take(self) -> tuple[Green | None, Any, BaseException | None]:
         """Hand out the green that was kept, what the coroutine yielded, and its exception."""
         taken = self.kept, self.value, self.error
         self.kept = self.value = self.error = None
         return taken
+
+
+def _stepper() -> None:
+    """Run step after step on one green, visibly. At rest it refers to nothing of the last step, and not to itself."""
+    green: Any
+    home: Any
+    green, home, fn, argument = getcurrent().parent.switch()  # type: ignore[union-attr]
+    while True:
+        try:
+            green.outcome = fn(argument)
+        except StopIteration as caught:  # the end of the coroutine; nothing here takes long
+            green.error = caught
+        except BaseException as caught:
+            if green.__class__ is Forked and isinstance(caught, SystemExit):
+                leave(caught)
+            trim(caught)
+            green.error = caught
+        if green.identity is not None:
+            green.identity.end()
+            green.identity = None
+        if green.call is not None:
+            home = _end_parked(green)
+        green.host = green.task = green.what = green = fn = argument = None
+        try:
+            job = home(ENDED)
+        except GreenletExit:
+            raise
+        except BaseException as caught:
+            job = pass_on_at_rest(None, caught)
+        if getcurrent().host is None:  # type: ignore[attr-defined]
+            job = pass_on_at_rest(job)
+        green, home, fn, argument = job
+        job = None
+
+
+def _end_parked(green: Green) -> Callable[[object], Any]:
+    """Hand over the outcome of a step that has parked; tell where to go then."""
+    if green.timer is not None:
+        green.disarm()
+    outcome, green.outcome = green.outcome, None
+    error, green.error = green.error, None
+    green.call.finish(outcome, error)  # type: ignore[union-attr]
+    return green.parent.switch  # type: ignore[union-attr]
+
+
+def _new_stepper(thread: ThreadState) -> Green:
+    """Make a green at rest for steps. Its parent at rest is the main greenlet, so that few steps have to set it."""
+    green = new_green(_stepper, thread)
+    green.visible = True
+    green.parent = thread.main
+    return green
+
+
+def _rest(green: Green) -> None:
+    """Put a green back after the last step that wanted it."""
+    if len(green.thread.steppers) < POOL_LIMIT:
+        green.thread.steppers.append(green)
 
 
 @types.coroutine
@@ -92,15 +161,17 @@ def _steps(coroutine: Any, loop: Any) -> Generator[Any, Any, Any]:
     outer: Any
     step: Any
     task: Any
-    active = failure = green = host = kept = outer = step = task = yielded = None
+    host = kept = yielded = None
     try:
         while True:
             try:
-                fn, argument, yielded = send, (yield yielded), None
+                argument = yield yielded
+                fn = send
             except GeneratorExit:
                 raise
             except BaseException as error:
-                fn, argument, yielded = None, error, None
+                fn, argument = coroutine.throw, error
+            yielded = None
             if host is None:  # not before: a host is made in a loop that runs
                 try:
                     host = loop._greenio_host
@@ -108,45 +179,47 @@ def _steps(coroutine: Any, loop: Any) -> Generator[Any, Any, Any]:
                     host = host_of(loop)
             outer = getcurrent()
             thread = host.thread
-            if outer is not thread.main and thread is not thread_state():
+            inside = outer is not thread.main  # in a loop that green code runs, or in another thread than before
+            if inside and thread is not thread_state():
                 host.bind()
                 thread = host.thread
             if kept is None or kept.thread is not thread:
-                green = thread.idle.pop() if thread.idle else new_green(worker, thread)
+                green = thread.steppers.pop() if thread.steppers else _new_stepper(thread)
             else:
                 green = kept
             kept = None
             task = current_task(loop)
             if task._coro is not coroutine:
                 coroutine = task._coro
+                fn = coroutine.send if fn is send else coroutine.throw
                 send = coroutine.send
-                fn = send if fn is not None else None
             green.host = host
             green.task = task
-            green.parent = outer
             green.gr_context = outer.gr_context
-            green.visible = True
             active = thread.active
             thread.active = green
+            if inside:
+                green.parent = outer
             try:
-                outcome = green.switch(fn or coroutine.throw, argument, STEP)
+                outcome = green.switch(green, outer.switch, fn, argument)
             finally:
                 thread.active = active
-            active = argument = fn = outer = None
+            argument = fn = active = outer = None
             if outcome is ENDED:
-                task = None
-                green.visible = False
-                green.gr_context = None
+                task = green.gr_context = None
+                if inside:
+                    green.parent = thread.main
                 failure = green.error
                 if failure is None:
                     yielded, green.outcome = green.outcome, None
                     if _count(green) > _AT_REST:
-                        kept = thread.idle.pop()
+                        kept = green
+                    else:
+                        thread.steppers.append(green)
                     green = None
                     continue
                 green.error = None
-                if len(thread.idle) > POOL_LIMIT:
-                    thread.idle.pop()
+                _rest(green)
                 green = None
             else:
                 enter_task(loop, task)  # it was left where the green parks
