@@ -834,10 +834,18 @@ def test_many_parked_steps_do_not_swell_the_pool(monkeypatch, patched):
     loop = new_loop("asyncio")
     set_factory(loop)
 
+    async def below_and_on():
+        await below(0.002)
+        for _ in range(3):  # none of these parks, so the greens that were kept go back
+            await asyncio.sleep(0)
+            assert len(steppers) <= 10
+
     async def main():
         await asyncio.gather(*(below(0.002) for _ in range(100)))
         assert 0 < len(steppers) <= 10
         await asyncio.gather(*(below(0) for _ in range(100)))
+        await asyncio.gather(*(below_and_on() for _ in range(100)))
+        assert 0 < len(steppers) <= 10
 
     try:
         loop.run_until_complete(main())

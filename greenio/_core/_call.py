@@ -54,7 +54,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 POOL_LIMIT = 1000
-"""Greens at rest that a thread keeps."""
+"""Greens at rest that a thread keeps: so many for calls, and so many for steps of tasks."""
 
 
 class Call:

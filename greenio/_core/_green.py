@@ -30,8 +30,8 @@ Call.
 **A park returns to whoever resumed**: the parent is set anew at every resume. The greenlet that parks (`leaf`) may be
 one that a library made inside the green; it is the one that is resumed.
 
-**Steps of tasks.** `_tasks` runs each step of a coroutine as a call that is visible from its start to its end. Such a
-green is at rest, as any other, once `take_call` has said so.
+**Steps of tasks.** `_tasks` runs each step of a coroutine on a green of another kind, which is visible always and rests
+in `steppers`. If it has parked it is at rest, as any other, once `take_call` has said so.
 
 Only this package imports greenlet.
 """

@@ -21,7 +21,7 @@ class Pool(NamedTuple):
         thread_id: The thread's identifier; None if no loop of it is known.
         idle: How many are at rest.
         busy: How many are in a call.
-        limit: How many are kept at rest at most.
+        limit: How many are kept at rest at most, of those for calls and of those for steps of tasks.
     """
 
     thread_id: int | None

@@ -214,7 +214,7 @@ def _steps(coroutine: Any, loop: Any) -> Generator[Any, Any, Any]:
                     yielded, green.outcome = green.outcome, None
                     if _count(green) > _AT_REST:
                         kept = green
-                    else:
+                    elif len(thread.steppers) < POOL_LIMIT:  # as `_rest` does, without a call in every step
                         thread.steppers.append(green)
                     green = None
                     continue

@@ -84,7 +84,7 @@ class PoolInfo:
         thread: The thread, as far as that is known.
         idle: How many are at rest.
         busy: How many are in a call.
-        limit: How many are kept at rest at most.
+        limit: How many are kept at rest at most, of those for calls and of those for steps of tasks.
     """
 
     thread: str | None
