@@ -3,6 +3,7 @@
 The rest of greenio waits through what is exported here, and in no other way.
 """
 
+from . import _finalization as _finalization
 from . import _fork as _fork
 from ._asyncio import get_running_loop
 from ._await import await_, drive, yield_once
