@@ -335,24 +335,64 @@ class TestWhatALocalIs:
         arun(main)
         calls.clear()
 
-    def test_made_in_a_greenlet(self, arun):
+    @pytest.mark.parametrize("kind", ["late", "early"])
+    def test_made_in_a_greenlet(self, arun, kind):
         calls = []
 
-        class Counted(threading.local):
+        class Late(threading.local):
             def __init__(self, value):
                 calls.append(value)
                 self.value = value
 
+        class Early(in_a_container[0]):
+            __init__ = Late.__init__
+
+        if kind == "early":
+            monkey.unpatch_all()
+            monkey.patch_all()
+        cls = {"late": Late, "early": Early}[kind]
+
         async def main():
-            counted = await to_greenlet(Counted, 7)
+            def work():
+                made = cls(7)
+                assert made.value == 7
+                return made
+
+            made = await to_greenlet(work)
             assert calls == [7]
-            assert counted.value == 7  # the thread's own, made now
+            assert made.value == 7  # the thread's own, made now
             assert calls == [7, 7]
-            assert await asyncio.to_thread(lambda: counted.value) == 7
+            assert await asyncio.to_thread(lambda: made.value) == 7
             with pytest.raises(TypeError, match="not supported"):
                 await to_greenlet(threading.local, 1)
 
         arun(main)
+        monkey.unpatch_all()
+        assert cls(8).value == 8
+
+    def test_made_by_a_new_of_its_own(self, arun):
+        """What is older than the patch and makes its instances itself stays as it is."""
+        made = []
+
+        class Early(in_a_container[0]):
+            def __new__(cls, value):
+                made.append(value)
+                return super().__new__(cls)
+
+        monkey.unpatch_all()
+        monkey.patch_all()
+
+        async def main():
+            def work():
+                early = Early(7)
+                early.value = 1
+                return early
+
+            early = await to_greenlet(work)
+            assert not hasattr(early, "value")
+
+        arun(main)
+        assert made == [7]
 
     @pytest.mark.parametrize("kind", ["late", "early"])
     def test_init_that_fails_runs_again(self, arun, kind):

@@ -23,10 +23,12 @@ def _reach_old_locals() -> None:
     for owner in _original.local.__subclasses__():
         if owner is local or str(class_vars(owner).get("__module__")).partition(".")[0] in _LEFT_ALONE:
             continue
-        if LOCAL_METHODS.keys().isdisjoint(class_vars(owner)):
-            for name, method in LOCAL_METHODS.items():
-                type.__setattr__(owner, name, method)
-                _given.append((ref(owner), name))
+        own = {*class_vars(owner)}
+        if not _OF_ACCESS.isdisjoint(own):
+            continue
+        for name in LOCAL_METHODS.keys() - own:
+            type.__setattr__(owner, name, LOCAL_METHODS[name])
+            _given.append((ref(owner), name))
     _adoption.do()
 
 
@@ -39,6 +41,7 @@ def _leave_old_locals() -> None:
             type.__delattr__(owner, name)
 
 
+_OF_ACCESS = LOCAL_METHODS.keys() - {"__new__"}
 _LEFT_ALONE = ("asyncio", "concurrent", "greenio", "uvloop")
 
 GROUP = Group(

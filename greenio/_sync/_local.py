@@ -4,8 +4,8 @@ The class is a subclass of the native one, which keeps the values of threads as 
 by the native methods. The values of greens belong to the local: a dict by the identity of the call. So they go with the
 local, rings through it included, and each green drops its own when its call ends.
 
-A subclass of the native class that is older than the patch is given the same three methods; its greens' values stand in
-a table beside it, and a ring through them lasts until the call ends.
+A subclass of the native class that is older than the patch is given the same methods; its greens' values stand in a
+table beside it, and a ring through them lasts until the call ends.
 
 What async code sees, in a task as below `await_`, is the thread's: it may be resumed in any green, or in none.
 """
@@ -123,8 +123,9 @@ class local(_Native):  # type: ignore[misc]  # noqa: N801  # as the native one i
             self = _native_new(cls, *args, **kwargs)
         else:
             self = _make_elsewhere(cls, args, kwargs)
-        _set_arguments(self, (args, kwargs) if args or kwargs else _NO_ARGUMENTS)
-        _set_tables(self, {})
+        if issubclass(cls, local):  # not so in a class that is older and was given this method
+            _set_arguments(self, (args, kwargs) if args or kwargs else _NO_ARGUMENTS)
+            _set_tables(self, {})
         if identity is not None:
             _tables(self)[identity] = {}
             identity.note(self)
@@ -148,7 +149,8 @@ class local(_Native):  # type: ignore[misc]  # noqa: N801  # as the native one i
             _delete(self, name, identity)
 
 
-LOCAL_METHODS: Final = {name: vars(local)[name] for name in ("__getattribute__", "__setattr__", "__delattr__")}
+_METHODS = ("__new__", "__getattribute__", "__setattr__", "__delattr__")
+LOCAL_METHODS: Final = {name: vars(local)[name] for name in _METHODS}
 """What a subclass of the native class is given that is older than the patch."""
 
 
