@@ -17,7 +17,8 @@ import warnings
 
 import pytest
 
-from greenio import await_, in_greenlet, offload, run, spawn, to_greenlet
+from greenio import _original, await_, in_greenlet, offload, run, spawn, to_greenlet
+from greenio._core import thread_state
 from waiting import parked, until_parked
 
 if not hasattr(os, "fork"):
@@ -180,6 +181,47 @@ def test_fork_in_the_loop(arun, patched):
         assert await with_bystanders(fork_now) == 7
 
     arun(main)
+
+
+@pytest.mark.parametrize("kind", ["call", "step"])
+@pytest.mark.parametrize(("child", "code"), CHILDREN)
+def test_fork_in_a_thread_while_a_new_green_runs(arun, patched, monkeypatch, kind, child, code):
+    """It has never parked yet, and its thread is not there in the child."""
+    failures = []
+
+    def whole_child():
+        code = child()
+        return FAILED if failures else code
+
+    async def main():
+        begun, forked = _original.allocate_lock(), _original.allocate_lock()
+        begun.acquire()
+        forked.acquire()
+
+        def runs():
+            begun.release()
+            assert forked.acquire(timeout=10)
+
+        async def steps():
+            runs()
+
+        def fork_now():
+            assert begun.acquire(timeout=10)
+            number = fork(whole_child)
+            forked.release()
+            return exit_code(number)
+
+        thread = asyncio.ensure_future(asyncio.to_thread(fork_now))
+        await asyncio.sleep(0)
+        state = thread_state()
+        state.idle.clear()
+        state.steppers.clear()
+        await (to_greenlet(runs) if kind == "call" else to_greenlet(steps))
+        assert await thread == code
+
+    monkeypatch.setattr(sys, "unraisablehook", failures.append)
+    arun(main)
+    assert not failures
 
 
 @pytest.mark.parametrize("nested", [False, True])

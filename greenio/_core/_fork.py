@@ -54,7 +54,7 @@ def _chain() -> list[Green]:
 
 
 def _abandon(green: Green) -> None:
-    _inherited.append((green, green.leaf))
+    _inherited.append((green, getattr(green, "leaf", None)))  # no leaf: it has not parked yet, in another thread
     green.__class__ = Abandoned
     green.waiting = False
     # Should a resume be under way in the child's copy of the loop, it ends here.
