@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -267,6 +268,13 @@ def test_the_command_line_chooses() -> None:
     unknown = run_benchmarks("--rows", "99")
     assert unknown.returncode == 2
     assert "no row '99'" in unknown.stderr
+
+
+def test_the_command_on_the_page_of_comparisons() -> None:
+    page = (ROOT / "docs" / "measured.md").read_text()
+    (arguments,) = re.findall(r"^\$ python -m benchmarks (.*)$", page, re.MULTILINE)
+    listed = run_benchmarks("--list", *arguments.split())
+    assert (listed.returncode, listed.stderr) == (0, "")
 
 
 def test_shares_add_up() -> None:
