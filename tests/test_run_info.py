@@ -18,6 +18,7 @@ import pytest
 
 import greenio
 from greenio import await_, debug, spawn, to_greenlet
+from greenio._core import thread_state
 from greenio._sync import Lock, _owners
 from waiting import until, until_parked
 
@@ -346,3 +347,29 @@ class TestRecorder:
         assert seen, "a trace function that was there goes on"
         assert dict(vars(Lock)) == before
         assert not _owners._owners
+
+
+def test_greens_that_are_let_go_of(arun, patched):
+    """Before it goes, such a green runs to its end, without its attributes; other threads may look at that moment."""
+    seen, errors = [], []
+
+    def look(event, pair):
+        seen.append(event)
+        try:
+            debug.run_info()
+            debug.deadlocks()
+        except Exception as error:
+            errors.append(error)
+
+    async def main():
+        await to_greenlet(time.sleep, 0.001)
+        await asyncio.sleep(0)  # now it is at rest
+        greenlet.settrace(look)
+        try:
+            thread_state().idle.clear()
+        finally:
+            greenlet.settrace(None)
+
+    arun(main)
+    assert "throw" in seen
+    assert not errors

@@ -31,7 +31,7 @@ def _after_fork_in_child() -> None:
         green.__class__ = Forked
         green.thread = ThreadState()  # at its end it comes to rest where nobody looks for it
     for green in greens():
-        if green.__class__ is Green and getattr(green, "task", None) is not None:
+        if green.__class__ is Green and green.task is not None:
             _abandon(green)
     thread_state().active = None
     forget_parent()

@@ -287,7 +287,7 @@ def new_green(run: Callable[..., object], thread: ThreadState) -> Green:
     green = Green(run)
     green.thread = thread
     green.awaited = green.call = green.cancellation = green.deadline = green.error = green.identity = None
-    green.outcome = green.timer = green.what = None
+    green.host = green.outcome = green.task = green.timer = green.what = None  # type: ignore[assignment]  # at rest
     green.timer_when = 0.0
     green.cancels = green.operations = 0
     green.visible = green.waiting = False
@@ -315,10 +315,13 @@ def _call_deep(levels: int, fn: Callable[[], object]) -> int:
 
 
 def greens() -> list[Green]:
-    """List every green of every thread, at rest or not."""
+    """List every green of every thread, at rest or not.
+
+    One that is being deallocated runs to its end then, without its attributes, and other threads could still find it.
+    """
     while True:
         try:
-            return list(_greens)
+            return [green for green in list(_greens) if hasattr(green, "thread")]
         except RuntimeError:
             pass  # another thread has just made one
 

@@ -45,7 +45,7 @@ def pools() -> list[Pool]:
 
 def is_busy(green: Green) -> bool:
     """Tell whether a green is in a call. Never parks."""
-    return getattr(green, "host", None) is not None
+    return green.host is not None
 
 
 def host_if_any(loop: Any) -> Host | None:

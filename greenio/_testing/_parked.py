@@ -29,7 +29,7 @@ def _parked(loop: AbstractEventLoop) -> list[Green]:
 
 
 def _in_call() -> list[Green]:
-    return [green for green in greens() if getattr(green, "host", None) is not None]
+    return [green for green in greens() if green.host is not None]
 
 
 def waits_for_descriptor(loop: AbstractEventLoop) -> bool:

@@ -100,7 +100,7 @@ def _graph() -> dict[Waiter, _Edge]:
         if owner is not None:
             graph[thread_id] = lock, owner
     for green in greens():
-        host, what = getattr(green, "host", None), green.what
+        host, what = green.host, green.what
         if host is None or not green.waiting:
             continue
         owner = owner_of(what) if isinstance(what, Shared) else None

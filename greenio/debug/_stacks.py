@@ -8,7 +8,7 @@ from asyncio import Task
 from collections.abc import Iterable
 from dataclasses import dataclass
 from inspect import CO_COROUTINE
-from types import FrameType
+from types import CoroutineType, FrameType, GeneratorType
 from typing import Any
 
 from .._core import Green, frames_of, function_of
@@ -131,12 +131,26 @@ def stack_of_task(task: Task[Any]) -> tuple[Frame, ...]:
     frames: list[FrameType] = []
     step: Any = task.get_coro()
     while step is not None:
-        frame = _first_of(step, "cr_frame", "gi_frame", "ag_frame")
+        frame = _first_of(step, "cr_frame", "gi_frame")
         if isinstance(frame, FrameType):
             frames.append(frame)
-        step = _first_of(step, "cr_await", "gi_yieldfrom", "ag_await")
+        step = _awaited_by(step)
     frames.reverse()
     return _shown(frames)
+
+
+def _awaited_by(step: Any) -> Any:
+    """Look up what a coroutine or generator awaits, unless it runs.
+
+    While it runs, and be it parked in a call, CPython 3.11 and 3.12 may take a cache of its code for the instruction
+    that awaits, and return what is no object at all (gh-111354 is how 3.13 does without). So each answer is one
+    expression, amid which threads do not switch.
+    """
+    if step.__class__ is CoroutineType:
+        return None if step.cr_running else step.cr_await
+    if step.__class__ is GeneratorType:
+        return None if step.gi_running else step.gi_yieldfrom
+    return _first_of(step, "cr_await", "gi_yieldfrom")
 
 
 def _first_of(step: Any, *names: str) -> Any:
