@@ -17,8 +17,9 @@ import warnings
 
 import pytest
 
-from greenio import _original, await_, in_greenlet, offload, run, spawn, to_greenlet
+from greenio import _original, await_, in_greenlet, monkey, offload, run, spawn, to_greenlet
 from greenio._core import thread_state
+from greenio._sync import OldLock, PassableRLock
 from waiting import parked, until_parked
 
 if not hasattr(os, "fork"):
@@ -348,6 +349,43 @@ def test_the_child_releases_what_the_forking_green_held(arun, patched):
 
     async def main():
         assert await code_of(await to_greenlet(hold_and_fork)) == 7
+
+    arun(main)
+
+
+@pytest.mark.parametrize(("kind", "native"), [(OldLock, "Lock"), (PassableRLock, "RLock")])
+def test_the_child_watches_older_locks_by_a_thread_of_its_own(arun, patched, kind, native):
+    """The parent's thread that does so is not there."""
+    old = monkey.original("threading", native)()
+    shared = kind(old)
+
+    def hold(seconds):
+        with old:
+            held.release()
+            native_sleep(seconds)
+
+    native_sleep = monkey.original("time", "sleep")
+    held = _original.allocate_lock()
+
+    async def wait_for_it(fork_now=None):
+        held.acquire(False)
+        thread = threading.Thread(target=hold, args=(0.2,))
+        thread.start()
+        await asyncio.to_thread(held.acquire)
+        waiting = spawn(shared.acquire, True, 10)
+        await until_parked()
+        number = None if fork_now is None else fork_now()
+        assert await waiting
+        await asyncio.to_thread(thread.join)
+        return number
+
+    def child():
+        old._at_fork_reinit()
+        asyncio.run(wait_for_it())
+        return 7
+
+    async def main():
+        assert await code_of(await wait_for_it(lambda: fork(child))) == 7
 
     arun(main)
 

@@ -12,7 +12,7 @@ from functools import partial
 
 import pytest
 
-from greenio import monkey, spawn, to_greenlet
+from greenio import await_, monkey, spawn, to_greenlet
 from waiting import until_parked
 
 NATIVE_LOCK, NATIVE_RLOCK = [_thread.allocate_lock], [_thread.RLock]  # in containers, where a patch leaves them alone
@@ -27,6 +27,7 @@ class Holder:
         self.lock = threading.Lock()
         self.rlock = threading.RLock()
         self.condition = threading.Condition(threading.Lock())
+        self.owned = threading.Condition()
         self.acquire = self.lock.acquire
         self.listed = [threading.Lock()]
 
@@ -160,6 +161,73 @@ def test_condition_that_is_waited_for_when_it_is_unpatched(arun, holder):
         assert await asyncio.wait_for(waiting, 20)
         with holder.condition:
             pass
+
+    arun(main)
+
+
+@pytest.mark.parametrize("times", [1, 2], ids=["patched", "patched and unpatched"])
+@pytest.mark.parametrize("in_a_wait", [False, True])
+def test_patched_while_a_thread_is_in_a_condition(arun, holder, times, in_a_wait):
+    """What a thread has taken by way of the one lock it uses and lets go by way of the other."""
+    entered, go_on, failures = threading.Event(), threading.Event(), []
+
+    def work():
+        try:
+            with holder.owned:
+                entered.set()
+                if in_a_wait:
+                    assert holder.owned.wait(20)
+                else:
+                    assert go_on.wait(20)
+                holder.owned.notify()
+                assert not holder.owned.wait(0.01)
+                with holder.owned:
+                    assert not holder.owned.wait(0.01)
+                holder.owned.notify()
+        except BaseException as error:
+            failures.append(error)
+
+    async def main():
+        def take():
+            with holder.owned:
+                time.sleep(0.001)
+                holder.owned.notify()
+
+        await asyncio.wait_for(asyncio.gather(*(to_greenlet(take) for _ in range(3))), 20)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert entered.wait(20)
+    for change in (monkey.patch_all, monkey.unpatch_all)[:times]:
+        change()
+    if in_a_wait:
+        with holder.owned:
+            holder.owned.notify()
+    go_on.set()
+    thread.join(20)
+    assert not thread.is_alive()
+    assert not failures
+    with monkey.patched():
+        arun(main)
+    monkey.unpatch_all()
+
+
+def test_unpatched_while_a_green_is_about_to_take_an_rlock(arun, holder):
+    """It takes the one that has lost its place, and lets go the one that is there now: others must not wait for it."""
+
+    async def main():
+        monkey.patch_all()
+        lock = holder.rlock
+        monkey.unpatch_all()
+
+        def work():
+            lock.acquire()
+            waiting = spawn(lock.acquire, timeout=20)
+            await_(asyncio.sleep(0.01))
+            holder.rlock.release()
+            assert await_(waiting)
+
+        await asyncio.wait_for(to_greenlet(work), 30)
 
     arun(main)
 

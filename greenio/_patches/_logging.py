@@ -144,6 +144,7 @@ def restore_logging_locks() -> None:
         owner = found()
         if getattr(owner, name, None) is new and not new.is_in_use():
             setattr(owner, name, old)
+            new.leave()
 
 
 @like(_make_record)

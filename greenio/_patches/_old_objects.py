@@ -68,14 +68,19 @@ class Adoption:
     Args:
         makers: For each native type what makes another object around one.
         is_in_use: Tells of such another whether it has to stay for now.
+        leave: What is told such another when it has lost its place.
     """
 
     def __init__(
-        self, makers: Mapping[type, Callable[[Any], Any]], is_in_use: Callable[[Any], bool] = lambda _: False
+        self,
+        makers: Mapping[type, Callable[[Any], Any]],
+        is_in_use: Callable[[Any], bool] = lambda _: False,
+        leave: Callable[[Any], object] = lambda _: None,
     ) -> None:
         self._makers = makers
         self._kinds = {*makers, types.BuiltinMethodType}
         self._is_in_use = is_in_use
+        self._leave = leave
         self._places: list[_Place] = []
 
     def do(self) -> None:
@@ -93,7 +98,9 @@ class Adoption:
     def undo(self) -> None:
         """Put the old objects back, but for those that are in use."""
         while self._places:
-            self._places.pop().undo(self._is_in_use)
+            place = self._places.pop()
+            place.undo(self._is_in_use)
+            self._leave(getattr(place.new, "__self__", place.new))
 
     def _exchange_in(self, owner: Any, namespace: dict[str, Any], made: dict[int, tuple[Any, Any]]) -> None:
         if owner is not namespace:

@@ -168,7 +168,8 @@ def join(self: threading.Thread, timeout: float | None = None) -> None:
 
 _adoption = Adoption(
     {_thread.LockType: OldLock, _original.RLock: PassableRLock},
-    lambda lock: isinstance(lock, PassableRLock) and lock.is_in_use(),
+    is_in_use=lambda lock: isinstance(lock, PassableRLock) and lock.is_in_use(),
+    leave=lambda lock: lock.leave() if isinstance(lock, PassableRLock) else None,
 )
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from .. import _original
-from .._sync import Lock, RLock, SimpleQueue
+from .._sync import Lock, PassableRLock, RLock, SimpleQueue
 from . import _select
 from ._blocking import Policy, Watched, guard
 from ._fcntl import ATTEMPTS
@@ -303,6 +303,15 @@ TABLE: tuple[Watched, ...] = (
         _LOCK,
         owner=RLock,
         name="_sleep",
+        call="threading.RLock.acquire",
+    ),
+    Watched(
+        "threading.RLock",
+        _lock_waits,
+        _stays_locked,
+        _LOCK,
+        owner=PassableRLock,
+        name="_take",
         call="threading.RLock.acquire",
     ),
     Watched(

@@ -197,7 +197,7 @@ class RLock(_LockBase):
         """
         me: Any = getcurrent()
         if me.__class__ is not Green:
-            me = _get_ident() if me.parent is None else _identity()
+            me = _get_ident() if me.parent is None else identity()
         if timeout != -1 or not blocking:
             _allocate().acquire(blocking, timeout)  # raises for what is no timeout
         mine = [me, 1]
@@ -268,7 +268,7 @@ class RLock(_LockBase):
         """
         me: Any = getcurrent()
         if me.__class__ is not Green:
-            me = _get_ident() if me.parent is None else _identity()
+            me = _get_ident() if me.parent is None else identity()
         hold = self._holds.get(HELD)
         if hold is None or hold[0] != me:
             raise RuntimeError("cannot release un-acquired lock")
@@ -280,7 +280,7 @@ class RLock(_LockBase):
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         me: Any = getcurrent()
         if me.__class__ is not Green:
-            me = _get_ident() if me.parent is None else _identity()
+            me = _get_ident() if me.parent is None else identity()
         holds = self._holds
         hold = holds.get(HELD)
         if hold is None or hold[0] != me:
@@ -307,7 +307,7 @@ class RLock(_LockBase):
         return HELD in self._holds
 
     def _attempt(self) -> Any:
-        mine = [_identity(), 1]
+        mine = [identity(), 1]
         return True if self._holds.setdefault(HELD, mine) is mine else NOTHING
 
     def _available(self) -> bool:
@@ -315,11 +315,15 @@ class RLock(_LockBase):
 
     def _is_owned(self) -> bool:
         hold = self._holds.get(HELD)
-        return hold is not None and hold[0] == _identity()
+        return hold is not None and hold[0] == identity()
+
+    def _owner(self) -> Green | int | None:
+        hold = self._holds.get(HELD)
+        return None if hold is None else hold[0]
 
     def _recursion_count(self) -> int:
         hold = self._holds.get(HELD)
-        return hold[1] if hold is not None and hold[0] == _identity() else 0
+        return hold[1] if hold is not None and hold[0] == identity() else 0
 
     def _release_save(self) -> int:
         """Let every hold go, for the time of a wait on a condition."""
@@ -360,7 +364,7 @@ class _Turn:
     def __init__(self) -> None:
         self._lock = _allocate()
         self._lock.acquire()
-        self._forks = _forks[0]
+        self._forks = forks[0]
 
     def wait(self, timeout: float) -> None:
         """Block until somebody ends the turn, or for so many seconds; -1 is for ever."""
@@ -368,7 +372,7 @@ class _Turn:
 
     def end(self) -> bool:
         """Wake the thread, if it is not awake already; False if there is no such thread in this process."""
-        if self._forks != _forks[0]:
+        if self._forks != forks[0]:
             return False
         try:
             self._lock.release()
@@ -377,12 +381,12 @@ class _Turn:
         return True
 
 
-_forks = [0]
+forks = [0]
 """How many forks lie between this process and the one that imported greenio."""
 
 
 def _count_fork() -> None:
-    _forks[0] += 1
+    forks[0] += 1
 
 
 if hasattr(os, "register_at_fork"):
@@ -393,7 +397,7 @@ Lock.__module__ = RLock.__module__ = "_thread"
 Lock.__name__, Lock.__qualname__ = "lock", "allocate_lock"  # as shown; and where pickle finds it, patched or not
 
 
-def _identity() -> Green | int:
+def identity() -> Green | int:
     """Tell who asks: the green, or in native code the thread.
 
     In a forked child, what was a green when it took a lock is still the one that may release it.

@@ -8,11 +8,12 @@ attempt that does not wait (`acquire(False)`) finds it held.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from .. import _original
 from .._core import Green, current_green, thread_state
-from ._locks import HELD, PlainLock, RLock
+from ._locks import HELD, PlainLock, RLock, forks, identity
 from ._waiting import NOTHING, Shared
 
 __all__ = ["OldLock", "PassableRLock", "holder_in_this_thread"]
@@ -40,8 +41,8 @@ class _Watched(Shared):
         return found
 
     def _watch(self: Any) -> None:
-        if not self._watched:
-            self._watched = True
+        if self._watched != forks[0]:
+            self._watched = forks[0]
             _original.start_new_thread(self._watch_natively, ())
 
     def _watch_natively(self: Any) -> None:
@@ -50,8 +51,12 @@ class _Watched(Shared):
             if lock.acquire(True, _ROUND):
                 lock.release()
                 break
-        self._watched = False
+        self._watched = _UNWATCHED
         self._invite()
+
+
+_UNWATCHED = -1
+"""In the place of the number of forks in whose process a thread waits: it is not there in a child."""
 
 
 class OldLock(_Watched, PlainLock):
@@ -62,76 +67,71 @@ class OldLock(_Watched, PlainLock):
     def __init__(self, native: Any) -> None:
         super().__init__()
         self._lock = native
-        self._watched = False
+        self._watched = _UNWATCHED
 
 
-class _OldRLock(_Watched):
-    """An old RLock as one more lock that a green may have to wait for. Its owner is the thread, as it always was."""
+class PassableRLock(_Watched, RLock):
+    """An RLock around a native one, which counts, and which native code takes and releases as ever.
 
-    __slots__ = ("_lock", "_watched")
-
-    def __init__(self, native: Any) -> None:
-        self._waiters = []
-        self._lock = native
-        self._watched = False
-
-    def _attempt(self) -> Any:
-        return True if self._lock.acquire(False) else NOTHING
-
-    def _available(self) -> bool:
-        return False  # it cannot be asked; the thread finds out
-
-    def acquire(self, blocking: bool, timeout: float) -> bool:
-        green = current_green()
-        if green is None or not blocking or timeout == 0:
-            return self._lock.acquire(blocking, timeout)  # type: ignore[no-any-return]
-        if not self._waiters and self._lock.acquire(False):
-            return True
-        return self._wait(green, None if timeout == -1 else timeout) is True
-
-
-class PassableRLock(RLock):
-    """An RLock, around an old one or not, that a parked green does not bar against native code of its own thread.
-
-    Such code cannot wait for the green, which cannot go on as long as it waits. The native lock, which is the thread's,
-    never was in its way either.
+    So it does not matter to native code which of the two it has at any moment of a patch, and a parked green does not
+    bar that of its own thread, which could not wait for it. But the native lock is the thread's, and cannot tell its
+    greens apart: `_holds` says which green has it, and how often; the native one is taken once for all of that. What it
+    says counts only while the native lock is the owner's: where a patch has been taken back meanwhile, the green may
+    have released that one alone.
     """
 
-    __slots__ = ("_old", "_whole")
+    __slots__ = ("_left", "_lock", "_watched")
+
+    _lock: Any
 
     def __init__(self, native: Any = None) -> None:
         super().__init__()
-        self._old = None if native is None else _OldRLock(native)
-        self._whole = native is None
-        """Whether the owner has the old lock as well, or there is none."""
+        self._lock = _original.RLock() if native is None else native
+        self._watched = _UNWATCHED
+        self._left = False
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         """Take the lock, once more if it is the caller's. Parks in green code; see `RLock.acquire`."""
-        barred = self._bars_caller()
-        if barred and self._whole:
-            self._holds[HELD][1] += 1
+        lock = self._lock
+        green = current_green()
+        if green is None:
+            if blocking and timeout == -1 and lock.acquire(False):
+                return True
+            return self._take(blocking, timeout)
+        hold = self._holds.get(HELD)
+        if hold is not None and hold[0] is green and lock._is_owned():
+            hold[1] += 1
             return True
-        old = self._old
-        if old is None:
-            return super().acquire(blocking, timeout)
-        if barred:
-            return old._lock.acquire(blocking, timeout)  # type: ignore[no-any-return]  # the green waits for it too
-        if old._lock._is_owned() and not self._is_held_here():
-            return old._lock.acquire()  # type: ignore[no-any-return]  # again, by who took it by way of the old lock
-        clock = _original.monotonic
-        deadline = None if timeout <= 0 else clock() + timeout
-        if not super().acquire(blocking, timeout):
-            return False
-        if self._holds[HELD][1] > 1:
+        waits = blocking and timeout != 0
+        if timeout != -1 or not blocking:
+            _original.allocate_lock().acquire(blocking, timeout)  # raises for what is no timeout
+        if not (waits and self._waiters) and self._attempt() is True:
             return True
-        try:
-            self._whole = old.acquire(blocking, timeout if deadline is None else max(0.0, deadline - clock()))
-        finally:
-            if not self._whole:
-                super().release()
-        return self._whole
+        return waits and self._wait(green, None if timeout == -1 else timeout) is True
 
     __enter__ = acquire
+
+    def _take(self, blocking: bool, timeout: float) -> bool:
+        return self._lock.acquire(blocking, timeout)  # type: ignore[no-any-return]
+
+    def _attempt(self) -> Any:
+        lock = self._lock
+        if lock._is_owned():
+            if HELD in self._holds:
+                return NOTHING
+            lock.acquire()  # the thread has it by way of the native lock, around this green: once more
+        elif lock.acquire(False):
+            self._holds[HELD] = [identity(), 1]
+        else:
+            return NOTHING
+        return True
+
+    def _available(self) -> bool:
+        return False  # it cannot be asked; the thread that watches finds out
+
+    def _watch(self) -> None:
+        if self._left or HELD not in self._holds:  # else it is a green's, which invites the next
+            super()._watch()
 
     def release(self) -> None:
         """Let the lock go, or one of its holds. Never parks.
@@ -139,71 +139,107 @@ class PassableRLock(RLock):
         Raises:
             RuntimeError: It is not the caller's.
         """
-        hold = self._holds.get(HELD)
-        if hold is not None and hold[1] > 1 and self._whole and self._bars_caller():
-            hold[1] -= 1
-            return
-        old = self._old
-        if old is None:
-            super().release()
-        elif not self._is_owned():
-            old._lock.release()  # taken by way of the old lock; raises if it was not
-        else:
-            if hold is not None and hold[1] == 1:
-                self._whole = False
-                old._lock.release()
-                if old._waiters:
-                    old._invite()
-            super().release()
+        hold = self._own_hold()
+        if hold is not None:
+            if hold[1] > 1:
+                hold[1] -= 1
+                return
+            del self._holds[HELD]
+        self._lock.release()
+        if self._waiters:
+            self._invite()
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         self.release()
 
+    def _own_hold(self) -> list[Any] | None:
+        """Look up the caller's hold, if it is noted; in a forked child, that of the green that it was.
+
+        Raises:
+            RuntimeError: The thread has the native lock for the sake of another green only.
+        """
+        hold = self._holds.get(HELD)
+        if hold is None or hold[0] == identity():
+            return hold
+        if self._is_anothers(hold):
+            raise RuntimeError("cannot release un-acquired lock")
+        return None
+
+    def _is_anothers(self, hold: list[Any]) -> bool:
+        """Tell whether a hold is that of another green, and the only reason why the thread has the native lock."""
+        green, owner = current_green(), hold[0]
+        if owner is green or owner.__class__ is not Green or owner.thread is not thread_state():
+            return False
+        return green is not None or self._native_hold()[1] == 1
+
+    def _native_hold(self) -> tuple[int, int]:
+        """Tell what only its repr tells of a native lock: the thread that has it, and how often."""
+        shown = re.search(r" owner=(\d+) count=(\d+) ", repr(self._lock))
+        return (int(shown[1]), int(shown[2])) if shown is not None else (0, 0)
+
+    def _is_owned(self) -> bool:
+        hold = self._holds.get(HELD)
+        return self._lock._is_owned() and not (hold is not None and self._is_anothers(hold))
+
+    def _recursion_count(self) -> int:
+        if not self._is_owned():
+            return 0
+        hold = self._own_hold()
+        return int(self._lock._recursion_count() if hold is None else hold[1])
+
     def _release_save(self) -> Any:
-        owner = self._owner()
-        count = super()._release_save()
-        if self._old is not None:
-            self._whole = False
-            self._old._lock.release()
-            if self._old._waiters:
-                self._old._invite()
-        return count, owner
+        """Let every hold go; return what the native lock does: the count, and the owner."""
+        hold = self._own_hold()
+        if hold is not None:
+            del self._holds[HELD]
+        count, owner = self._lock._release_save()
+        if self._waiters:
+            self._invite()
+        return count if hold is None else count - 1 + hold[1], owner
 
     def _acquire_restore(self, saved: Any) -> None:
-        count, owner = saved
-        self.acquire()
-        hold = self._holds[HELD]
-        hold[1] += count - 1
-        if hold[1] == count:  # else it is a parked green's, which did not bar the caller
-            hold[0] = owner
+        if current_green() is None:
+            self._lock._acquire_restore(saved)
+            return
+        for _ in range(saved[0]):
+            self.acquire()
 
     def _at_fork_reinit(self) -> None:
         super()._at_fork_reinit()
-        if self._old is not None:
-            self._whole = False
-            self._old._waiters = []
-            self._old._lock._at_fork_reinit()
+        self._lock._at_fork_reinit()
 
-    def _is_held_here(self) -> bool:
-        """Tell whether this object is held by the calling thread or by one of its greens."""
-        owner = self._owner()
-        return owner == _original.get_ident() or (isinstance(owner, Green) and owner.thread is thread_state())
+    def locked(self) -> bool:
+        """Tell whether anybody holds the lock. Never parks."""
+        if self._lock._is_owned():
+            return True
+        if not self._lock.acquire(False):
+            return True
+        self._lock.release()
+        return False
 
-    def _owner(self) -> Any:
-        hold = self._holds.get(HELD)
-        return None if hold is None else hold[0]
+    def _owner(self) -> Green | int | None:
+        owner = super()._owner()
+        return owner if owner is not None else self._native_hold()[0] or None
 
-    def _bars_caller(self) -> bool:
-        """Tell whether a green holds it in the very thread of the caller, who is native."""
-        owner = self._owner()
-        return owner.__class__ is Green and current_green() is None and owner.thread is thread_state()
+    def __repr__(self) -> str:
+        if HELD in self._holds:
+            return super().__repr__()
+        return repr(self._lock).replace(f"{id(self._lock):#x}", f"{id(self):#x}")
 
     def is_in_use(self) -> bool:
-        """Tell whether anybody holds it, or waits for it, by way of this object. Never parks."""
-        return any(self._holds.values()) or bool(self._waiters)
+        """Tell whether a green holds it, or waits for it, by way of this object. Never parks."""
+        return HELD in self._holds or bool(self._waiters)
+
+    def leave(self) -> None:
+        """Note that the native lock has its place again, so that a green may release that one only. Never parks."""
+        self._left = True
+        if self._waiters:
+            self._watch()
 
 
 def holder_in_this_thread(lock: PassableRLock) -> Green | None:
     """Look up the green that holds an RLock and is parked, if native code of its thread asks. Never parks."""
-    found: Green | None = lock._owner() if lock._whole and lock._bars_caller() else None
-    return found
+    owner = lock._holds.get(HELD, (None,))[0]
+    if owner.__class__ is not Green or current_green() is not None or owner.thread is not thread_state():
+        return None
+    return owner if lock._lock._is_owned() else None

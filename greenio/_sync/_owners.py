@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 
 from .. import _original
 from .._core import Green, current_green
-from ._locks import HELD, Lock, RLock
+from ._locks import Lock, RLock
 
 __all__ = ["owner_of", "record_owners"]
 
@@ -26,8 +26,7 @@ _guard = _original.allocate_lock()
 def owner_of(shared: Any) -> Green | int | None:
     """Tell who has a lock: a green, the number of a thread, or None if nobody has it or nobody knows. Never parks."""
     if isinstance(shared, RLock):
-        hold = shared._holds.get(HELD)
-        return None if hold is None else hold[0]
+        return shared._owner()
     if isinstance(shared, Lock):
         return _owners.get(shared) if shared.locked() else None
     owner: Green | int | None = getattr(shared, "_owner", None)  # a semaphore of multiprocessing, taken by a green

@@ -21,9 +21,9 @@ __all__ = ["Deadlock", "LockWait", "deadlocks"]
 
 Waiter: TypeAlias = "Green | int"
 
-_LOCKS = "greenio._sync._locks"
+_LOCKS = frozenset({"greenio._sync._locks", "greenio._sync._old"})
 _WAITS = frozenset({"_take", "_sleep"})
-"""Functions of that module in which a native thread waits for its `self`."""
+"""Functions of those modules in which a native thread waits for its `self`."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def _awaited_by(thread_id: int) -> Iterator[Any]:
     """Find the lock that native code of a thread waits for, by its innermost frames."""
     frame = sys._current_frames().get(thread_id)
     while frame is not None and module_of(frame).startswith("greenio."):
-        if module_of(frame) == _LOCKS and frame.f_code.co_name in _WAITS:
+        if module_of(frame) in _LOCKS and frame.f_code.co_name in _WAITS:
             yield frame.f_locals["self"]
             return
         frame = frame.f_back
