@@ -372,10 +372,10 @@ def test_the_child_watches_older_locks_by_a_thread_of_its_own(arun, patched, kin
         thread = threading.Thread(target=hold, args=(0.2,))
         thread.start()
         await asyncio.to_thread(held.acquire)
-        waiting = spawn(shared.acquire, True, 10)
+        waiting = spawn(shared.acquire, True, 20)
         await until_parked()
         number = None if fork_now is None else fork_now()
-        assert await waiting
+        assert await asyncio.wait_for(waiting, 10)
         await asyncio.to_thread(thread.join)
         return number
 
