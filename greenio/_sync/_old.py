@@ -139,7 +139,7 @@ class PassableRLock(_Watched, RLock):
         Raises:
             RuntimeError: It is not the caller's.
         """
-        hold = self._own_hold()
+        hold = self._own_hold() if self._holds else None
         if hold is not None:
             if hold[1] > 1:
                 hold[1] -= 1
