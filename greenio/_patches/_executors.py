@@ -23,8 +23,11 @@ PARTS_OF_EXECUTORS = (_base.Future, _base._Waiter, thread.ThreadPoolExecutor)
 """Classes whose instances keep the native locks that they have."""
 
 
+_Condition, _RLock = _original.Condition, _original.RLock  # look-ups less: each future has one of either
+
+
 def _condition(lock: Any = None) -> threading.Condition:
-    return _original.Condition(_original.RLock() if lock is None else lock)
+    return _Condition(_RLock() if lock is None else lock)
 
 
 def _event() -> threading.Event:

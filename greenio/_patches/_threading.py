@@ -36,7 +36,7 @@ _set = threading.Event.set
 
 @like(_wait)
 def wait(self: Any, timeout: float | None = None) -> bool:
-    if current_green() is None:
+    if getcurrent().parent is None or current_green() is None:
         return _wait(self, timeout)
     if not self._is_owned():
         raise RuntimeError("cannot wait on un-acquired lock")
