@@ -343,6 +343,34 @@ def test_threads_block_on_adopted_sockets_as_the_timeout_says(loop_kind, unpatch
             finish(loop)
 
 
+def test_unpatched_while_a_thread_closes_an_adopted_socket(arun):
+    class ClosedWhenAsked(socket.socket):
+        """Closed between the look whether it is, and the change of its mode."""
+
+        armed = False
+
+        def fileno(self):
+            number = super().fileno()
+            if self.armed:
+                self.armed = False
+                self.close()
+            return number
+
+    async def main():
+        left, right = socket.socketpair()
+        with left, ClosedWhenAsked(fileno=right.detach()) as closing:
+            closing.settimeout(5)
+            left.send(b"x")
+            assert await to_greenlet(closing.recv, 1) == b"x"
+            closing.armed = True
+            monkey.unpatch_all()
+            assert not closing.armed
+            assert closing.fileno() == -1
+
+    monkey.patch_all()
+    arun(main)
+
+
 def test_unpatched_under_a_waiter(arun):
     async def main():
         one, two = tcp_pair()

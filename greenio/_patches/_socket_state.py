@@ -174,7 +174,11 @@ def release_sockets(kind: type[socket.socket]) -> None:
         if isinstance(sock, kind):
             states.pop(state.key, None)
             if sock.fileno() >= 0:
-                release(sock, state)
+                try:
+                    release(sock, state)
+                except OSError:  # EBADF: another thread has closed it in this very moment
+                    if sock.fileno() >= 0:
+                        raise
 
 
 def adopted_state(sock: socket.socket) -> State | None:
