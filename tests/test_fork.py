@@ -359,22 +359,22 @@ def test_the_child_watches_older_locks_by_a_thread_of_its_own(arun, patched, kin
     old = monkey.original("threading", native)()
     shared = kind(old)
 
-    def hold(seconds):
+    def hold(held, let_go):
         with old:
             held.release()
-            native_sleep(seconds)
-
-    native_sleep = monkey.original("time", "sleep")
-    held = _original.allocate_lock()
+            assert let_go.acquire(timeout=20)
 
     async def wait_for_it(fork_now=None):
-        held.acquire(False)
-        thread = threading.Thread(target=hold, args=(0.2,))
+        held, let_go = _original.allocate_lock(), _original.allocate_lock()
+        held.acquire()
+        let_go.acquire()
+        thread = threading.Thread(target=hold, args=(held, let_go))
         thread.start()
         await asyncio.to_thread(held.acquire)
         waiting = spawn(shared.acquire, True, 20)
         await until_parked()
         number = None if fork_now is None else fork_now()
+        let_go.release()
         assert await asyncio.wait_for(waiting, 10)
         await asyncio.to_thread(thread.join)
         return number

@@ -223,9 +223,9 @@ def test_unpatched_while_a_green_is_about_to_take_an_rlock(arun, holder):
         def work():
             lock.acquire()
             waiting = spawn(lock.acquire, timeout=20)
-            await_(asyncio.sleep(0.01))
+            await_(until_parked())
             holder.rlock.release()
-            assert await_(waiting)
+            assert await_(asyncio.wait_for(waiting, 10))
 
         await asyncio.wait_for(to_greenlet(work), 30)
 

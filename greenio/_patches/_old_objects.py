@@ -68,7 +68,7 @@ class Adoption:
     Args:
         makers: For each native type what makes another object around one.
         is_in_use: Tells of such another whether it has to stay for now.
-        leave: What is told such another when it has lost its place.
+        leave: What is told such another when that is taken back, whether it lost its place or had to stay.
     """
 
     def __init__(

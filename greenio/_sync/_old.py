@@ -231,7 +231,7 @@ class PassableRLock(_Watched, RLock):
         return HELD in self._holds or bool(self._waiters)
 
     def leave(self) -> None:
-        """Note that the native lock has its place again, so that a green may release that one only. Never parks."""
+        """Note that the native lock may have its place again, and a green release that one only. Never parks."""
         self._left = True
         if self._waiters:
             self._watch()
