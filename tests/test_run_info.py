@@ -223,6 +223,41 @@ class TestTasks:
 
         arun(main)
 
+    def test_coroutine_suspended_in_a_green(self, arun):
+        async def handler():
+            await deep()
+
+        async def deep():
+            reached.append(True)
+            await asyncio.get_running_loop().create_future()
+
+        def blocking():
+            await_(handler())
+
+        def mixed():
+            time.sleep(0)  # from now on it parks by itself, and its task awaits the call
+            await_(handler())
+
+        async def stack_in(fn):
+            reached.clear()
+            task = spawn(fn)
+            task.set_name("shown")
+            await until(lambda: reached)
+            (green,) = task_info("shown").greens
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            assert "Future pending" in green.wait.what
+            return functions(green.stack)
+
+        reached = []
+
+        async def main():
+            assert await stack_in(handler) == ["handler", "deep"]
+            assert await stack_in(blocking) == ["blocking", "handler", "deep"]
+            assert await stack_in(mixed) == ["mixed", "handler", "deep"]
+
+        arun(main)
+
     def test_running(self, arun):
         def green():
             return task_info("me")

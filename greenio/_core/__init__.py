@@ -35,7 +35,7 @@ from ._green import (
 )
 from ._host import Host, HostedThread, host_of, hosts
 from ._interrupt import hand_to_parked
-from ._look import Pool, frames_of, function_of, host_if_any, is_busy, pools
+from ._look import Pool, frames_of, function_of, host_if_any, is_busy, is_driving, pools
 from ._parks import on_parks, parked_since, record_parks
 from ._readiness import (
     HasFileno,
@@ -83,6 +83,7 @@ __all__ = [
     "hosts",
     "in_greenlet",
     "is_busy",
+    "is_driving",
     "is_native_work",
     "offload",
     "on_parks",

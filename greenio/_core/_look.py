@@ -7,11 +7,12 @@ import sys
 from types import FrameType
 from typing import Any, NamedTuple
 
+from ._await import drive
 from ._call import POOL_LIMIT
 from ._green import Green, ThreadState, greens
 from ._host import Host, hosts
 
-__all__ = ["Pool", "frames_of", "function_of", "host_if_any", "is_busy", "pools"]
+__all__ = ["Pool", "frames_of", "function_of", "host_if_any", "is_busy", "is_driving", "pools"]
 
 
 class Pool(NamedTuple):
@@ -66,6 +67,11 @@ def frames_of(green: Green) -> list[FrameType]:
             break
         part = part.parent  # a library's greenlet, inside the green
     return found
+
+
+def is_driving(frame: FrameType) -> bool:
+    """Tell whether a frame of a green steps an awaitable, its local variable `steps`. Never parks."""
+    return frame.f_code is drive.__code__
 
 
 if sys.version_info >= (3, 11):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import linecache
 import sys
 from asyncio import Task
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from inspect import CO_COROUTINE
 from types import CoroutineType, FrameType, GeneratorType
 from typing import Any
 
-from .._core import Green, frames_of, function_of
+from .._core import Green, frames_of, function_of, is_driving
 
 __all__ = ["Frame", "caller_in_library", "stack_of_green", "stack_of_task", "stack_of_thread"]
 
@@ -109,8 +109,18 @@ def frames_of_green(green: Green) -> list[FrameType]:
 
 
 def stack_of_green(green: Green) -> tuple[Frame, ...]:
-    """Show where a green is, outermost first."""
-    return _shown(frames_of_green(green))
+    """Show where a green is, outermost first, on into the coroutines that it drives."""
+    return _shown(_with_coroutines(frames_of_green(green)))
+
+
+def _with_coroutines(frames: Iterable[FrameType]) -> Iterator[FrameType]:
+    """Add the frames of coroutines that are suspended inside a green, which no frame of it leads to."""
+    for frame in frames:
+        if is_driving(frame):
+            step = frame.f_locals.get("steps")
+            if not _first_of(step, "cr_running", "gi_running"):  # else its frames are among those of the green
+                yield from _suspended_frames(step)
+        yield frame
 
 
 def caller_in_library(green: Green) -> str | None:
@@ -128,15 +138,19 @@ def caller_in_library(green: Green) -> str | None:
 
 def stack_of_task(task: Task[Any]) -> tuple[Frame, ...]:
     """Show where the coroutine of a task is suspended, outermost first: what awaits what, as far as Python tells."""
+    return _shown(_suspended_frames(task.get_coro()))
+
+
+def _suspended_frames(step: Any) -> list[FrameType]:
+    """List the frames of a coroutine and of what it awaits, innermost first."""
     frames: list[FrameType] = []
-    step: Any = task.get_coro()
     while step is not None:
         frame = _first_of(step, "cr_frame", "gi_frame")
         if isinstance(frame, FrameType):
             frames.append(frame)
         step = _awaited_by(step)
     frames.reverse()
-    return _shown(frames)
+    return frames
 
 
 def _awaited_by(step: Any) -> Any:
