@@ -415,3 +415,21 @@ def test_an_error_keeps_no_bad_address_alive(arun, patched):
 
     body()
     arun(lambda: to_greenlet(body))
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1\0.evil", "localhost\0.evil", b"localhost\0.evil"])
+def test_host_with_a_null_character_is_refused(patched, arun, host):
+    """As natively: resolvers end the name there, so that another host would be connected to."""
+
+    def green():
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+            for kind, call in (
+                (socket.SOCK_STREAM, lambda sock: sock.connect((host, port))),
+                (socket.SOCK_STREAM, lambda sock: sock.connect_ex((host, port))),
+                (socket.SOCK_DGRAM, lambda sock: sock.sendto(b"x", (host, port))),
+            ):
+                with socket.socket(type=kind) as sock, pytest.raises(TypeError, match="null"):
+                    call(sock)
+
+    arun(lambda: to_greenlet(green))

@@ -103,7 +103,12 @@ def numeric_address(green: Green, family: int, address: Any) -> Any:
     if family not in (_socket.AF_INET, _socket.AF_INET6) or not isinstance(address, tuple) or not address:
         return address
     host = address[0]
-    if is_numeric(host):
+    if is_numeric(host) or _has_null(host):
         return address
     found = resolve(green, host, None, family)
     return (found[0][4][0], *address[1:])
+
+
+def _has_null(host: str | bytes | bytearray) -> bool:
+    # A resolver would end the name there, and so find another host; the native call refuses it.
+    return ("\0" if isinstance(host, str) else b"\0") in host  # type: ignore[operator]
