@@ -42,6 +42,9 @@ options:
 `report` prints what would be patched here, `inspect` what the greenlets of a process do that has opted in.
 """
 
+_LONGEST = 1e9
+"""Seconds that a watchdog may be given: what a wait of the system can be told."""
+
 _Loop = Callable[[], Any]
 
 
@@ -97,6 +100,8 @@ def _parse(words: list[str]) -> _Options:
     if options.program in ("-c", "-m") and options.command == "run":
         options.kind = options.program
         options.program = _take(rest, f"{options.kind} takes {'code' if options.kind == '-c' else 'a module'}")
+    if options.command == "inspect" and rest:
+        raise _UsageError(f"inspect takes one process id, but there is {rest[0]!r} besides")
     options.arguments = rest
     return options
 
@@ -123,7 +128,7 @@ def _set_watchdog(options: _Options, value: str) -> None:
         options.watchdog = float(value)
     except ValueError:
         options.watchdog = 0.0
-    if not options.watchdog > 0:
+    if not 0 < options.watchdog <= _LONGEST:
         raise _UsageError(f"--watchdog takes a number of seconds, more than 0, not {value!r}")
 
 
@@ -225,6 +230,7 @@ def _become_main(program: _Program, arguments: list[str]) -> dict[str, Any]:
     module = ModuleType("__main__")
     module.__dict__.update(program.names)
     module.__dict__["__builtins__"] = sys.modules["builtins"]
+    module.__dict__["__annotations__"] = {}
     sys.modules["__main__"] = module
     sys.argv[:] = [program.argument, *arguments]
     if program.path is not None and _may_set_path():
@@ -314,7 +320,7 @@ def _report(options: _Options) -> int:
 
 def _inspect(options: _Options) -> int:
     assert options.program is not None
-    if not options.program.isdigit():
+    if not options.program.isdecimal():
         raise _UsageError(f"inspect takes a process id, not {options.program!r}")
     try:
         found = debug.inspect(int(options.program))

@@ -276,6 +276,8 @@ def test_handlers_of_the_program(write, tmp_path, loop_option):
         (["--loop"], "--loop takes a value"),
         (["--watchdog", "soon", "-c", "1"], "--watchdog takes a number"),
         (["--watchdog", "0", "-c", "1"], "--watchdog takes a number"),
+        (["--watchdog", "inf", "-c", "1"], "--watchdog takes a number"),
+        (["--watchdog", "1e10", "-c", "1"], "--watchdog takes a number"),
         (["--no-patch", "nothing", "-c", "1"], "unknown group 'nothing'"),
         (["--fast", "x.py"], "unknown option '--fast'"),
         (["missing.py"], "can't open file 'missing.py': [Errno 2]"),
@@ -285,6 +287,8 @@ def test_handlers_of_the_program(write, tmp_path, loop_option):
         (["report", "extra"], "report takes no argument"),
         (["inspect"], "inspect takes a process id"),
         (["inspect", "one"], "inspect takes a process id"),
+        (["inspect", "\u00b2"], "inspect takes a process id"),
+        (["inspect", "1", "2"], "inspect takes one process id"),
     ],
 )
 def test_errors_are_one_line_and_exit_code_2(tmp_path, words, text):
