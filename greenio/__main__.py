@@ -228,9 +228,8 @@ def _may_set_path() -> bool:
 def _become_main(program: _Program, arguments: list[str]) -> dict[str, Any]:
     """Make the module `__main__` and what the interpreter sets beside it."""
     module = ModuleType("__main__")
-    module.__dict__.update(program.names)
+    module.__dict__.update(program.names, __annotations__={})
     module.__dict__["__builtins__"] = sys.modules["builtins"]
-    module.__dict__["__annotations__"] = {}
     sys.modules["__main__"] = module
     sys.argv[:] = [program.argument, *arguments]
     if program.path is not None and _may_set_path():
