@@ -128,6 +128,104 @@ class TestMutualExclusion:
         arun(main)
 
 
+class TestNobodyStarves:
+    """Who holds a lock nearly always, and takes it again at once, lets threads and greens in that wait for it."""
+
+    WANTED = 20
+    TOO_MANY = 1000
+
+    @pytest.mark.parametrize(("threads", "greens"), [(4, 0), (1, 1), (2, 2)])
+    def test_each_has_its_turns(self, arun, make, threads, greens):
+        async def main():
+            lock = make()
+            turns = dict.fromkeys(range(threads + greens), 0)
+
+            def work(me):
+                while min(turns.values()) < self.WANTED and max(turns.values()) < self.TOO_MANY:
+                    with lock:
+                        time.sleep(0.0005)
+                    turns[me] += 1
+
+            await ended(
+                *(asyncio.create_task(asyncio.to_thread(work, i)) for i in range(threads)),
+                *(asyncio.create_task(to_greenlet(work, threads + i)) for i in range(greens)),
+            )
+            assert min(turns.values()) >= self.WANTED, turns
+
+        arun(main)
+
+    def test_loop_that_blocks_for_the_lock_is_not_kept_waiting_by_its_own_green(self, arun, make):
+        """What is offered to the green then goes to the native code of its thread, which bars it from running."""
+
+        async def main():
+            lock, ended, turns = make(), threading.Event(), [0]
+
+            def hog():
+                while not ended.is_set():
+                    with lock:
+                        time.sleep(0.0005)
+
+            def want():
+                while not ended.is_set():
+                    with lock:
+                        turns[0] += 1
+                    time.sleep(0)
+
+            tasks = [asyncio.create_task(asyncio.to_thread(hog)), asyncio.create_task(to_greenlet(want))]
+            for _ in range(30):
+                with lock:  # in the loop's thread, not green
+                    pass
+                await asyncio.sleep(0.001)
+            while turns[0] < self.WANTED:
+                await asyncio.sleep(0.001)
+            ended.set()
+            await asyncio.gather(*tasks)
+
+        arun(main)
+
+    def test_offers_meet_cancellations_and_deadlines(self, arun, make):
+        async def main():
+            lock, ended, inside = make(), threading.Event(), []
+
+            def hold(me):
+                inside.append(me)
+                assert inside == [me]
+                try:
+                    time.sleep(0.0003)
+                finally:
+                    inside.remove(me)
+
+            def hog(me):
+                while not ended.is_set():
+                    with lock:
+                        hold(me)
+
+            def hurry(me):
+                chance = random.Random(me)
+                while not ended.is_set():
+                    if lock.acquire(timeout=chance.uniform(0.0001, 0.003)):
+                        try:
+                            hold(me)
+                        finally:
+                            lock.release()
+
+            hogs = [asyncio.create_task(asyncio.to_thread(hog, i)) for i in range(2)]
+            hogs += [asyncio.create_task(asyncio.to_thread(hurry, i)) for i in range(2, 4)]
+            hogs += [asyncio.create_task(to_greenlet(hurry, i)) for i in range(4, 6)]
+            for number in range(100):
+                task = asyncio.create_task(to_greenlet(hog, 6 + number % 2))
+                await asyncio.sleep(0.0007 * (number % 5))
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+            ended.set()
+            await asyncio.gather(*hogs)
+            assert lock.acquire(False)
+            lock.release()
+
+        arun(main)
+
+
 class TestSemantics:
     """What the stdlib's documentation says of both locks, in green and in native code."""
 

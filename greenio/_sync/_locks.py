@@ -11,7 +11,7 @@ from typing import Any, Final, NoReturn, cast
 
 from .. import _original
 from .._core import Forked, Green, current_green, getcurrent, thread_state
-from ._waiting import NOTHING, Shared
+from ._waiting import NOTHING, Invited, Shared
 
 __all__ = ["HELD", "Lock", "PlainLock", "RLock"]
 
@@ -103,9 +103,20 @@ class Lock(_LockBase):
         Raises:
             RuntimeError: It is not held.
         """
+        if self._waiters and self._lock.locked():
+            self._pass_on()
+            return
         self._lock.release()
         if self._waiters:
             self._invite()
+
+    def _let_go(self) -> None:
+        self._lock.release()
+        if self._waiters:
+            self._invite()
+
+    def _receive(self) -> None:
+        pass  # nobody owns it
 
     def locked(self) -> bool:
         """Tell whether the lock is held. Never parks."""
@@ -122,6 +133,9 @@ class Lock(_LockBase):
         return self._take(True, -1)
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if self._waiters and self._lock.locked():
+            self._pass_on()
+            return
         self._lock.release()
         if self._waiters:
             self._invite()
@@ -229,16 +243,22 @@ class RLock(_LockBase):
         sleepers = holds.setdefault(_SLEEPERS, [])
         sleepers.append(turn)
         try:
-            while holds.setdefault(HELD, mine) is not mine:
+            while not self._attempt_awake(turn, mine):
                 left = -1 if deadline is None else deadline - _original.monotonic()
                 if left != -1 and left <= 0:
                     return False
                 turn.wait(left)
             return True
         finally:
+            turn.leave()
             sleepers.remove(turn)
             if HELD not in holds:
                 self._wake_sleeper()
+
+    def _attempt_awake(self, turn: _Turn, mine: list[Any]) -> bool:
+        if turn.offer is not None and self._accept(turn):
+            return True
+        return self._holds.setdefault(HELD, mine) is mine
 
     def _refuse_to_wait_for_own_thread(self, hold: list[Any] | None) -> None:
         owner = hold[0] if hold is not None else None
@@ -250,15 +270,17 @@ class RLock(_LockBase):
 
     def _wake_sleeper(self) -> None:
         """Wake the native thread that waits longest; like a green that is invited, it has to try again."""
+        turn = self._first_asleep()
+        if turn is not None:
+            turn.invite()
+
+    def _first_asleep(self) -> _Turn | None:
         sleepers = self._holds.get(_SLEEPERS, ())
-        while sleepers:
-            try:
-                turn = sleepers[0]
-            except IndexError:  # another thread has left
-                return
-            if turn.end():
-                return
+        for turn in tuple(sleepers):
+            if turn.forks == forks[0]:
+                return turn
             sleepers.remove(turn)  # it stayed behind in the process that was forked
+        return None
 
     def release(self) -> None:
         """Let the lock go, or one of its holds. Never parks.
@@ -275,7 +297,7 @@ class RLock(_LockBase):
         if hold[1] != 1:
             hold[1] -= 1
             return
-        self._free()
+        self._pass_on()
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         me: Any = getcurrent()
@@ -288,19 +310,30 @@ class RLock(_LockBase):
         if hold[1] != 1:
             hold[1] -= 1
             return
+        if self._waiters or holds.get(_SLEEPERS):
+            self._pass_on()
+            return
         del holds[HELD]
         if holds:
             self._wake_sleeper()
         if self._waiters:
             self._invite()
 
-    def _free(self) -> None:
+    def _pass_on(self) -> None:
+        turn = self._first_asleep()
+        if turn is None or not self._offer(turn):
+            super()._pass_on()
+
+    def _let_go(self) -> None:
         holds = self._holds
         del holds[HELD]
         if holds:
             self._wake_sleeper()
         if self._waiters:
             self._invite()
+
+    def _receive(self) -> None:
+        self._holds[HELD] = [identity(), 1]
 
     def locked(self) -> bool:
         """Tell whether anybody holds the lock. Never parks."""
@@ -330,7 +363,7 @@ class RLock(_LockBase):
         hold = self._holds.get(HELD)
         if hold is None:
             raise RuntimeError("cannot release un-acquired lock")
-        self._free()
+        self._pass_on()
         return int(hold[1])
 
     def _acquire_restore(self, count: int) -> None:
@@ -356,29 +389,35 @@ HELD: Final = 0
 _SLEEPERS: Final = 1
 
 
-class _Turn:
+class _Turn(Invited):
     """What one native thread sleeps on."""
 
-    __slots__ = ("_forks", "_lock")
+    __slots__ = ("_lock", "_thread", "forks")
 
     def __init__(self) -> None:
+        super().__init__()
         self._lock = _allocate()
         self._lock.acquire()
-        self._forks = forks[0]
+        self._thread = _get_ident()
+        self.forks = forks[0]
 
     def wait(self, timeout: float) -> None:
-        """Block until somebody ends the turn, or for so many seconds; -1 is for ever."""
+        """Block until there is an invitation, or for so many seconds; -1 is for ever."""
         self._lock.acquire(True, timeout)
+        self.answer_invitation()
 
-    def end(self) -> bool:
-        """Wake the thread, if it is not awake already; False if there is no such thread in this process."""
-        if self._forks != forks[0]:
-            return False
+    def invite(self) -> bool:
+        """Wake the thread, if it is not awake already."""
+        self.invited = True
         try:
             self._lock.release()
         except RuntimeError:
             pass
         return True
+
+    def is_of_this_thread(self) -> bool:
+        """Tell whether the caller is a signal handler, and the thread sleeps below it."""
+        return self._thread == _get_ident()
 
 
 forks = [0]

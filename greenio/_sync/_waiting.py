@@ -11,6 +11,11 @@ of the two sees the other. An invitation is marked as used before the attempt th
 with or without what it came for, invites the next if there is something to take; so an invitation that meets a
 cancellation or a deadline is passed on.
 
+A thread that releases a lock and takes it again at once is always quicker than another thread, which first needs the
+GIL. So who was invited and came too late has the lock *offered* the next time: the releasing thread keeps it, and waits
+until the offer is accepted, or for a moment. It must not wait for longer, nor let the lock go to somebody who does not
+run yet: native code of that thread may wait for the very lock, and nobody else could then make way for it.
+
 Greens are served in the order in which they came: as long as one waits, no other takes anything on its way past. So a
 green that gives and takes in a loop without a pause cannot starve the rest. Only greens of a loop that is not running
 are passed over; they are invited all the same, and have their turn when it runs.
@@ -23,23 +28,90 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from .._core import READY, TIMED_OUT, Green, getcurrent, park, resume
+from .. import _original
+from .._core import READY, TIMED_OUT, Green, getcurrent, park, resume, thread_state
 
-__all__ = ["NOTHING", "Shared"]
+__all__ = ["NOTHING", "Invited", "Shared"]
 
 NOTHING: Final = object()
 """The outcome of an attempt that failed."""
 
+_PATIENCE = 0.01
+"""Seconds for which an offer holds: twice the interval after which CPython takes the GIL from a thread."""
 
-class _Waiter:
+
+class Invited:
+    """Whoever waits for a shared object in another thread than some that release it."""
+
+    __slots__ = ("invited", "missed", "offer")
+
+    def __init__(self) -> None:
+        self.invited = False
+        self.missed = False
+        self.offer: _Offer | None = None
+
+    def invite(self) -> bool:
+        """Have it attempt again; False if it will never run again."""
+        raise NotImplementedError
+
+    def is_of_this_thread(self) -> bool:
+        """Tell whether it cannot run before the caller is done."""
+        raise NotImplementedError
+
+    def answer_invitation(self) -> None:
+        """Note that it runs: what it finds gone now, it has missed."""
+        self.missed = self.missed or self.invited
+        self.invited = False
+
+    def leave(self) -> None:
+        """Let nobody wait any longer for the answer to an offer."""
+        if self.offer is not None:
+            self.offer.answer()
+
+
+class _Offer:
+    """A lock that its holder keeps until another thread has accepted it."""
+
+    __slots__ = ("_answer", "_open")
+
+    def __init__(self) -> None:
+        self._open = [True]
+        self._answer = _original.allocate_lock()
+        self._answer.acquire()
+
+    def close(self) -> bool:
+        """Accept the offer, or withdraw it; False if the other side was quicker."""
+        try:
+            return self._open.pop()
+        except IndexError:
+            return False
+
+    def answer(self) -> None:
+        """Have the holder go on."""
+        try:
+            self._answer.release()
+        except RuntimeError:
+            pass  # it was answered before
+
+    def wait(self, timeout: float = -1) -> bool:
+        """Block until there is an answer; False if there is none within so many seconds."""
+        return self._answer.acquire(True, timeout)
+
+
+class _Waiter(Invited):
     """A green in the list of one shared object."""
 
-    __slots__ = ("green", "invited", "parked")
+    __slots__ = ("green", "parked")
 
     def __init__(self, green: Green) -> None:
+        super().__init__()
         self.green: Green | None = green
-        self.invited = False
         self.parked = False
+
+    def is_of_this_thread(self) -> bool:
+        """Tell whether the green's loop is in the caller's thread."""
+        green = self.green
+        return green is not None and green.thread is thread_state()
 
     def invite(self) -> bool:
         """Have the green attempt again, in the thread of its loop; False if it will never run again."""
@@ -124,16 +196,20 @@ class Shared:
                 green.what = self
                 waiter.parked = True
                 wake = park(green, deadline)
-                waiter.parked = waiter.invited = False
+                waiter.parked = False
+                waiter.answer_invitation()
                 if wake is TIMED_OUT:
                     return self._attempt_in_turn(waiter)
         finally:
             waiter.green = None
+            waiter.leave()
             _remove(waiters, waiter)
             if waiters and self._available():
                 self._invite()
 
     def _attempt_in_turn(self, waiter: _Waiter) -> Any:
+        if waiter.offer is not None and self._accept(waiter):
+            return True
         for other in tuple(self._waiters):
             if other is waiter:
                 return self._attempt()
@@ -142,6 +218,56 @@ class Shared:
             elif other.is_heard():
                 return NOTHING
         return NOTHING
+
+
+    def _pass_on(self) -> None:
+        """Let go of the lock that the caller has: to the first that waits, if that has missed it before."""
+        waiter = self._first_heard()
+        if waiter is None or not self._offer(waiter):
+            self._let_go()
+
+    def _first_heard(self) -> _Waiter | None:
+        for waiter in tuple(self._waiters):
+            if waiter.is_heard() and not waiter.is_inherited():
+                return waiter
+        return None
+
+    def _offer(self, waiter: Invited) -> bool:
+        """Offer the lock that the caller has; False if it still has it."""
+        if not waiter.missed or waiter.invited or waiter.is_of_this_thread():
+            return False
+        offer = waiter.offer = _Offer()
+        answered = False
+        try:
+            answered = waiter.invite() and offer.wait(_PATIENCE)
+        except BaseException:  # a signal handler's
+            if offer.close():
+                self._let_go()
+            raise
+        if offer.close():
+            return False
+        if not answered:
+            offer.wait()  # it is accepting at this moment
+        return True
+
+    def _accept(self, waiter: Invited) -> bool:
+        offer, waiter.offer = waiter.offer, None
+        assert offer is not None
+        try:
+            if not offer.close():
+                return False
+            self._receive()
+            return True
+        finally:
+            offer.answer()
+
+    def _let_go(self) -> None:
+        """Release the lock, and invite who waits for it."""
+        raise NotImplementedError
+
+    def _receive(self) -> None:
+        """Note that the caller has the lock now, which has not been released."""
+        raise NotImplementedError
 
 
 def _remove(waiters: list[_Waiter], waiter: _Waiter) -> None:
