@@ -191,7 +191,7 @@ class GreenActor(Actor):
 
     def __init__(self, name: str, home: GatedLoop) -> None:
         super().__init__(name)
-        self._home = home
+        self.home = home
         self._next: Callable[[], object] | None = None
         self._task = home.start(self._work)
         self.key: object = self._green
@@ -217,10 +217,10 @@ class GreenActor(Actor):
     def order(self, fn: Callable[[], object]) -> None:
         self.busy = True
         self._next = fn
-        self._home.post(self._begin)
+        self.home.post(self._begin)
 
     def cancel(self) -> None:
-        self._home.post(self._cancel)
+        self.home.post(self._cancel)
 
     def _cancel(self) -> None:
         if self.has_begun and self._green.waiting:
@@ -228,7 +228,7 @@ class GreenActor(Actor):
             self._task.cancel()
 
     def expire(self, before: Callable[[], object]) -> None:
-        self._home.post(self._expire, before)
+        self.home.post(self._expire, before)
 
     def _expire(self, before: Callable[[], object]) -> None:
         green = self._green
@@ -240,7 +240,7 @@ class GreenActor(Actor):
         green.on_timer()
 
     def nudge(self) -> None:
-        self._home.post(self._nudge)
+        self.home.post(self._nudge)
 
     def _nudge(self) -> None:
         if self.has_begun and self._green.waiting:
@@ -249,8 +249,8 @@ class GreenActor(Actor):
     def close(self) -> None:
         assert not self.busy, f"{self} hangs in {self._green!r}"
         self._next = None
-        self._home.post(self._begin)
-        self._home.turn(_ROUND)
+        self.home.post(self._begin)
+        self.home.turn(_ROUND)
         assert self._task.done()
         self._task.result()
 

@@ -113,11 +113,12 @@ class Machine(RuleBasedStateMachine):
             return FOREVER
         return how
 
-    def check_turn(self, actor: Actor, number: int) -> None:
+    def check_turn(self, actor: Actor, number: int, is_rival: Callable[[Any], object] = lambda _: True) -> None:
         """Nobody who came later may have been served before a green that waits."""
         if isinstance(actor, GreenActor):
             for other, (theirs, how, _) in self.pending.items():
-                assert not isinstance(other, GreenActor) or how == NEVER or theirs > number, f"{actor} before {other}"
+                if isinstance(other, GreenActor) and how != NEVER and is_rival(other):
+                    assert theirs > number, f"{actor} before {other}"
 
     def check_rest(self) -> None:
         """Hold the object against the model; nobody can do anything now."""
@@ -526,6 +527,12 @@ class HeldMachine(Machine):
             self.inner.release()
 
 
+def in_rows(shared: Any) -> int:
+    """Count the greens that have not come to wait in the native call yet."""
+    rows = [row for name, rows in vars(shared).items() if name.startswith("_greenio_") for row in rows.values()]
+    return sum(len(row._waiters) for row in rows)
+
+
 class SemaphoreMachine(HeldMachine):
     """`threading.Semaphore`."""
 
@@ -539,11 +546,14 @@ class SemaphoreMachine(HeldMachine):
             return
         how = self.allowed(actor, how)
         arguments = {FOREVER: (), TIMED: (True, LONG), NEVER: (False,)}[how]
+        number = self.events + 1
 
         def then(got: object) -> None:
             if got is True:
                 self.value -= 1
                 assert self.value >= 0, f"{actor} took what was not there"
+                if how != NEVER:
+                    self.check_turn(actor, number, lambda other: other.home is actor.home)  # type: ignore[attr-defined]
 
         self.attempt(actor, how, self.semaphore.acquire, *arguments, then=then)
 
@@ -567,7 +577,8 @@ class SemaphoreMachine(HeldMachine):
             return
         assert self.value == self.semaphore._value  # type: ignore[attr-defined]
         assert not self.value or not self.pending, f"{self.value} free, and still waiting: {self.pending}"
-        assert len(self.semaphore._cond._waiters) == len(self.pending)  # type: ignore[attr-defined]
+        waiting = len(self.semaphore._cond._waiters) + in_rows(self.semaphore)  # type: ignore[attr-defined]
+        assert waiting == len(self.pending)
         assert not any(actor.cancelled for actor in self.pending)
 
     def relieve(self, actor: Actor) -> None:
@@ -590,6 +601,7 @@ class QueueMachine(HeldMachine):
     def make(self) -> None:
         machine, kind = self, self.kind
         self.items: list[int] = []
+        self.wanted: dict[Actor, str] = {}
         self.taken: dict[int, Actor | None] = {}
         self.numbers = 0
         self.undone = 0
@@ -632,7 +644,22 @@ class QueueMachine(HeldMachine):
             if result is None:
                 self.undone += 1
 
-        self.attempt(actor, how, self.queue.put, item, *arguments, then=then)
+        self.contend(actor, how, self.queue.put, item, *arguments, then=then)
+
+    def contend(self, actor: Actor, how: str, fn: Any, *args: Any, then: Callable[[Any], object]) -> None:
+        """Call what greens of one loop do in order."""
+        self.wanted[actor] = fn.__name__
+        number = self.events + 1
+
+        def is_rival(other: Any) -> bool:
+            return other.home is actor.home and self.wanted.get(other) == self.wanted[actor]  # type: ignore[attr-defined]
+
+        def then_check(result: object) -> None:
+            then(result)
+            if how != NEVER and (result is None or isinstance(result, int)):
+                self.check_turn(actor, number, is_rival)
+
+        self.attempt(actor, how, fn, *args, then=then_check)
 
     def do_get(self, actor: Actor, how: str) -> None:
         if self.is_holding(actor):
@@ -644,7 +671,7 @@ class QueueMachine(HeldMachine):
             if isinstance(result, int):
                 assert self.taken.pop(result) is actor
 
-        self.attempt(actor, how, self.queue.get, *arguments, then=then)
+        self.contend(actor, how, self.queue.get, *arguments, then=then)
 
     def do_task_done(self, actor: Actor) -> None:
         if self.is_holding(actor):
@@ -653,10 +680,12 @@ class QueueMachine(HeldMachine):
             if not self.undone:
                 return
             self.undone -= 1
+        self.wanted[actor] = "task_done"
         self.attempt(actor, FOREVER, self.queue.task_done, then=lambda _: None)
 
     def do_join(self, actor: Actor) -> None:
         if not self.is_holding(actor):
+            self.wanted[actor] = "join"
             self.attempt(actor, FOREVER, self.queue.join, then=lambda _: None)
 
     @rule(number=ACTORS, how=HOWS)
@@ -687,7 +716,7 @@ class QueueMachine(HeldMachine):
         getters = self.waiting_in(self.queue.not_empty)
         putters = self.waiting_in(self.queue.not_full)
         joiners = self.waiting_in(self.queue.all_tasks_done)
-        assert getters + putters + joiners == len(self.pending)
+        assert getters + putters + joiners + in_rows(self.queue) == len(self.pending)
         assert not getters or not self.items, "there are items, and there are some that wait for them"
         assert not putters or len(self.items) == self.SIZE, "there is room, and there are some that wait for it"
         assert not joiners or self.undone, "all is done, and there are some that wait for it"

@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+from conftest import finish, new_loop
 from greenio import monkey, spawn, to_greenlet
 from waiting import turns, until_parked
 
@@ -69,6 +70,173 @@ def test_greens_are_served_in_order(arun):
         assert await asyncio.gather(*waiting) == list(range(10))
 
     arun(main)
+
+
+TAKERS = {
+    "Semaphore": lambda: taker(threading.Semaphore(0)),
+    "BoundedSemaphore": lambda: taker(drained(threading.BoundedSemaphore(1))),
+    "with Semaphore": lambda: taker(threading.Semaphore(0), "__enter__"),
+    "Queue.get": lambda: getter(queue.Queue()),
+    "LifoQueue.get": lambda: getter(queue.LifoQueue()),
+    "PriorityQueue.get": lambda: getter(queue.PriorityQueue()),
+    "SimpleQueue.get": lambda: getter(queue.SimpleQueue()),
+    "Queue.put": lambda: putter(queue.Queue(1)),
+    "LifoQueue.put": lambda: putter(queue.LifoQueue(1)),
+    "PriorityQueue.put": lambda: putter(queue.PriorityQueue(1)),
+}
+"""What takes one of a shared thing, and what gives one back: made anew for each test, with nothing to take."""
+
+
+def taker(semaphore, name="acquire"):
+    return getattr(semaphore, name), semaphore.release
+
+
+def drained(semaphore):
+    semaphore.acquire()
+    return semaphore
+
+
+def getter(shared):
+    return shared.get, lambda: shared.put(0)
+
+
+def putter(shared):
+    shared.put(0)
+    return lambda: shared.put(0), shared.get
+
+
+@pytest.fixture(params=TAKERS)
+def taken(request):
+    return TAKERS[request.param]()
+
+
+class TestOrder:
+    """Greens of a loop are served in the order in which they came, whatever others do meanwhile."""
+
+    def test_one_that_gives_and_takes_without_a_park_goes_past_nobody(self, arun, taken):
+        take, give = taken
+
+        async def main():
+            served = []
+
+            def hog():
+                for _ in range(20):
+                    give()
+                    take()
+                    served.append("hog")
+
+            def want(name):
+                take()
+                served.append(name)
+                give()
+
+            waiting = [spawn(want, number) for number in range(3)]
+            await turns()
+            await asyncio.wait_for(to_greenlet(hog), 10)
+            assert served[:4] == [0, 1, 2, "hog"]
+            await asyncio.gather(*waiting)
+
+        arun(main)
+
+    def test_one_that_misses_what_it_was_woken_for_keeps_its_place(self, arun, taken):
+        """Native code is not barred by greens that wait, and so may be there first."""
+        take, give = taken
+
+        async def main():
+            served = []
+
+            def want(name):
+                take()
+                served.append(name)
+
+            waiting = [spawn(want, number) for number in range(4)]
+            await turns()
+            for _ in range(3):
+                give()
+                take()  # at once, in the loop's thread: whoever was woken finds nothing
+                await turns()
+                assert not served
+            for _ in waiting:
+                give()
+                await turns(5)
+            await asyncio.gather(*waiting)
+            assert served == [0, 1, 2, 3]
+
+        arun(main)
+
+    def test_turns_of_those_that_are_cancelled_or_out_of_time_are_passed_on(self, arun, taken):
+        take, give = taken
+
+        async def main():
+            served = []
+
+            def want(name):
+                take()
+                served.append(name)
+
+            waiting = [spawn(want, number) for number in range(5)]
+            await turns()
+            for number in (0, 2):
+                waiting[number].cancel()
+            give()
+            waiting[3].cancel()
+            await turns(5)
+            give()
+            await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 10)
+            assert served == [1, 4]
+
+        arun(main)
+
+    def test_time_runs_while_others_are_first(self, arun):
+        async def main():
+            semaphore, full = threading.Semaphore(0), queue.Queue(1)
+            full.put(0)
+            waiting = [spawn(semaphore.acquire), spawn(queue.Queue.get, empty := queue.Queue()), spawn(full.put, 1)]
+            await turns()
+
+            def hurry():
+                began = time.monotonic()
+                assert semaphore.acquire(timeout=0.02) is False
+                with pytest.raises(queue.Empty):
+                    empty.get(timeout=0.02)
+                with pytest.raises(queue.Full):
+                    full.put(2, timeout=0.02)
+                assert 0.06 <= time.monotonic() - began < 10
+
+            await to_greenlet(hurry)
+            semaphore.release()
+            empty.put(0)
+            full.get()
+            await asyncio.wait_for(asyncio.gather(*waiting), 10)
+            assert not any(map(dict, (vars(semaphore)["_greenio_acquirers"], vars(empty)["_greenio_getters"])))
+
+        arun(main)
+
+    def test_a_loop_that_does_not_run_holds_up_none_of_another(self, loop_kind):
+        """The first in its row is a green of a loop that stands still."""
+        still, shared = new_loop(loop_kind), queue.Queue()
+
+        async def begin():
+            waiting = spawn(shared.get)
+            await turns()
+            return waiting
+
+        first = still.run_until_complete(begin())
+
+        async def main():
+            second = spawn(shared.get)
+            await turns()
+            shared.put(1)
+            shared.put(2)  # the first notice goes to the green that cannot hear it
+            return await asyncio.wait_for(second, 10)
+
+        loop = new_loop(loop_kind)
+        try:
+            assert loop.run_until_complete(main()) == 1
+            assert still.run_until_complete(asyncio.wait_for(first, 10)) == 2
+        finally:
+            finish(loop)
+            finish(still)
 
 
 MANY = 10_000

@@ -22,6 +22,7 @@ from ._green_threads import start_greenlet, starts_greenlet
 from ._identity import IDENTITY
 from ._logging import LOGGING, exchange_logging_locks, restore_logging_locks
 from ._old_objects import Adoption
+from ._rows import ROWS
 from ._table import Group, Patch, like, patches
 from ._thread_state import end_of, runs_in_this_thread
 
@@ -194,6 +195,7 @@ GROUP = Group(
         *patches(threading.BoundedSemaphore, [_insist(threading.BoundedSemaphore.release)]),
         *patches(threading.Event, [_insist(threading.Event.set), _insist(threading.Event.clear)]),
         *patches(queue.Queue, [_insist(queue.Queue.task_done)]),
+        *ROWS,
         Patch(_thread, "allocate_lock", Lock),
         Patch(_thread, "allocate", Lock),
         Patch(_thread, "RLock", RLock),

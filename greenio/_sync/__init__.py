@@ -1,26 +1,32 @@
 """Locks, queues and thread-local data that native threads and the greens of any loop share."""
 
 from ._local import LOCAL_METHODS, GreenIdentity, OldLocal, be_the_thread, current_identity, local
-from ._locks import Lock, RLock
+from ._locks import Lock, PlainLock, RLock
 from ._old import OldLock, PassableRLock, holder_in_this_thread
 from ._owners import owner_of, record_owners
 from ._queue import SimpleQueue
-from ._waiting import Shared
+from ._rows import Row, is_passed, take_in_turn
+from ._waiting import NOTHING, Shared
 
 __all__ = [
     "LOCAL_METHODS",
+    "NOTHING",
     "GreenIdentity",
     "Lock",
     "OldLocal",
     "OldLock",
     "PassableRLock",
+    "PlainLock",
     "RLock",
+    "Row",
     "Shared",
     "SimpleQueue",
     "be_the_thread",
     "current_identity",
     "holder_in_this_thread",
+    "is_passed",
     "local",
     "owner_of",
     "record_owners",
+    "take_in_turn",
 ]

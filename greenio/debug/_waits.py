@@ -12,7 +12,7 @@ from typing import Any
 
 from .. import _original
 from .._core import Green, Side, parked_since
-from .._sync import Shared, owner_of
+from .._sync import Row, Shared, owner_of
 from ._stacks import caller_in_library
 
 __all__ = ["Wait", "address_of", "name_of_owner", "name_of_shared", "name_of_thread", "wait_of"]
@@ -90,6 +90,8 @@ def _direction(side: Side) -> str:
 
 def name_of_shared(shared: Shared) -> str:
     """Name a lock or a queue by its kind and address."""
+    if isinstance(shared, Row):
+        return f"its turn at {shared.of}"
     return f"{type(shared).__name__.replace('allocate_lock', 'lock')} at {id(shared):#x}"
 
 

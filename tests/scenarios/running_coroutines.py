@@ -21,7 +21,9 @@ async def looks(look):
 
 
 async def main():
-    install(asyncio.get_running_loop())
+    loop = asyncio.get_running_loop()
+    loop.slow_callback_duration = 60
+    install(loop)
     await asyncio.create_task(looks(Look()))
 
 
