@@ -489,7 +489,8 @@ def test_connect(bench):
             assert client.connect(address) is None
             peer, who = server.accept()
             assert who == client.getsockname() and peer.gettimeout() is None and peer.getblocking()
-            assert client.connect_ex(address) in (0, errno.EISCONN)  # zero after a connect that did not block
+            again = client.connect_ex(address)
+            assert again == errno.EISCONN or (timeout is not None and not again)  # zero after one that did not block
             assert client.connect_ex(address) == errno.EISCONN
             with pytest.raises(OSError) as caught:
                 client.connect(address)
@@ -507,6 +508,30 @@ def test_connect(bench):
             assert client.gettimeout() == timeout
 
     bench(body)
+
+
+@pytest.mark.parametrize("method", ["connect", "connect_ex"])
+def test_connect_again_after_a_refusal(bench, method):
+    def body(b):
+        server = b.take(socket.socket())
+        server.bind(("127.0.0.1", 0))
+        address = server.getsockname()
+        client = b.take(socket.socket())
+        assert [refusal(getattr(client, method), address) for _ in range(3)] == [errno.ECONNREFUSED] * 3
+        assert client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
+        server.listen()
+        assert not getattr(client, method)(address)
+        assert client.connect_ex(address) == errno.EISCONN
+
+    bench(body)
+
+
+def refusal(connect, address):
+    """Tell the errno of a connect, which `connect_ex` returns and `connect` raises."""
+    try:
+        return connect(address)
+    except OSError as error:
+        return error.errno
 
 
 def full_listener(b):

@@ -6,6 +6,7 @@ import _socket
 import errno
 import os
 import socket
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +31,7 @@ __all__ = ["METHODS"]
 
 _C = _socket.socket
 _UNIX = getattr(socket, "AF_UNIX", None)
+_ENDS_TWICE = sys.platform == "linux"
 _FULL_BACKLOG_DELAY = 0.005
 """Seconds between attempts to connect to a Unix socket whose backlog is full; the kernel reports no readiness."""
 
@@ -136,7 +138,7 @@ def _connect(green: Green, sock: socket.socket, state: State, address: Any, call
         if failure.errno != errno.EBADF:
             raise
         return errno.EBADF  # closed while it waited
-    return _C.getsockopt(sock, socket.SOL_SOCKET, socket.SO_ERROR)
+    return _end(sock, state, deadline, address)
 
 
 def _begin(sock: socket.socket, state: State, address: Any, call: _Call) -> int:
@@ -148,6 +150,19 @@ def _begin(sock: socket.socket, state: State, address: Any, call: _Call) -> int:
         return error.errno or errno.EINPROGRESS
 
 
+def _end(sock: socket.socket, state: State, deadline: float | None, address: Any) -> int:
+    """Return the errno of an attempt that has come to its end.
+
+    Linux tells the end of a non-blocking `connect` once more, by the next call. Where the native call would have
+    blocked, nobody must meet that: one that had a timeout leaves it to the user, as CPython does.
+    """
+    error = _C.getsockopt(sock, socket.SOL_SOCKET, socket.SO_ERROR)
+    if deadline is not None or not _ENDS_TWICE:
+        return error
+    again = _begin(sock, state, address, _C.connect_ex)
+    return error or again
+
+
 def _connect_natively(sock: socket.socket, state: State, address: Any, call: _Call) -> int:
     """Connect an adopted socket from native code, blocking as the user's timeout says; return an errno."""
     deadline = None if state.timeout is None else _original.monotonic() + state.timeout
@@ -156,7 +171,7 @@ def _connect_natively(sock: socket.socket, state: State, address: Any, call: _Ca
         return error
     if not ready_natively(sock, "write", deadline):
         raise TimeoutError("timed out")
-    return _C.getsockopt(sock, socket.SOL_SOCKET, socket.SO_ERROR)
+    return _end(sock, state, deadline, address)
 
 
 METHODS = [bind, accept, connect, connect_ex]
