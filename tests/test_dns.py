@@ -417,19 +417,62 @@ def test_an_error_keeps_no_bad_address_alive(arun, patched):
     arun(lambda: to_greenlet(body))
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1\0.evil", "localhost\0.evil", b"localhost\0.evil"])
-def test_host_with_a_null_character_is_refused(patched, arun, host):
-    """As natively: resolvers end the name there, so that another host would be connected to."""
+HOSTS = [
+    "127.0.0.1\0.evil",
+    "localhost\0.evil",
+    b"localhost\0.evil",
+    bytearray(b"127.0.0.1\0"),
+    bytearray(b"localhost\0.evil"),
+    "a" * 64 + ".invalid",
+    ("a" * 64 + ".invalid").encode(),
+    bytearray(b"a" * 64 + b".invalid"),
+    "a..invalid",
+    ".",
+    "\udcff",
+    "\udcff.invalid",
+    "\u00fc" * 64 + ".invalid",
+    "b\u00fccher.invalid",
+    "b\u00fccher.invalid".encode(),
+    b"\xff",
+    "localhost",
+    b"localhost",
+    bytearray(b"localhost"),
+    bytearray(b"127.0.0.1"),
+    bytearray(),
+    memoryview(b"127.0.0.1"),
+    None,
+    5,
+]
+USES = {
+    "connect": lambda sock, host: sock.connect((host, 1)),
+    "connect_ex": lambda sock, host: sock.connect_ex((host, 1)),
+    "bind": lambda sock, host: sock.bind((host, 0)),
+    "sendto": lambda sock, host: sock.sendto(b"x", (host, 1)),
+    "sendmsg": lambda sock, host: sock.sendmsg([b"x"], [], 0, (host, 1)),
+    "getaddrinfo": lambda sock, host: socket.getaddrinfo(host, 1, socket.AF_INET),
+    "gethostbyname": lambda sock, host: socket.gethostbyname(host),
+}
 
-    def green():
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            port = server.getsockname()[1]
-            for kind, call in (
-                (socket.SOCK_STREAM, lambda sock: sock.connect((host, port))),
-                (socket.SOCK_STREAM, lambda sock: sock.connect_ex((host, port))),
-                (socket.SOCK_DGRAM, lambda sock: sock.sendto(b"x", (host, port))),
-            ):
-                with socket.socket(type=kind) as sock, pytest.raises(TypeError, match="null"):
-                    call(sock)
 
-    arun(lambda: to_greenlet(green))
+def use_of_hosts():
+    found = {}
+    for host in HOSTS:
+        for name, use in USES.items():
+            with socket.socket(type=socket.SOCK_DGRAM) as sock:
+                try:
+                    found[name, str(host)] = use(sock, host)
+                except Exception as error:
+                    found[name, str(host)] = type(error), error.args
+    return found
+
+
+def test_hosts_are_taken_and_refused_as_natively(arun):
+    """Those with a null character above all: resolvers end the name there, and would find another host."""
+    native = use_of_hosts()
+    with monkey.patched():
+        green = arun(lambda: to_greenlet(use_of_hosts))
+    for key, expected in native.items():
+        assert green[key] == expected, key
+    assert native["connect", "localhost"] is None
+    for name in ("connect", "connect_ex", "bind", "sendto", "sendmsg"):
+        assert native[name, "127.0.0.1\0.evil"][0] is TypeError

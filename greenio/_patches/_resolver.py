@@ -74,6 +74,8 @@ def _is_answered_at_once(host: Any, port: Any, hints: tuple[Any, ...]) -> bool:
     """Tell whether the native call looks nothing up, be it that it raises, or must not be asked for once more."""
     if hints[-1].__class__ is Asked or not all(isinstance(hint, int) for hint in hints) or not _is_valid_port(port):
         return True
+    if isinstance(host, bytearray):
+        return True  # good enough for an address, but not here
     return is_numeric(host) and (_is_plain_port(port) or bool(hints[-1] & _socket.AI_NUMERICSERV))
 
 
@@ -105,8 +107,22 @@ def numeric_address(green: Green, family: int, address: Any) -> Any:
     host = address[0]
     if is_numeric(host) or _has_null(host):
         return address
-    found = resolve(green, host, None, family)
+    name = _name_in_c(host)
+    if name is None:
+        return address
+    found = resolve(green, name, None, family)
     return (found[0][4][0], *address[1:])
+
+
+def _name_in_c(host: str | bytes | bytearray) -> str | bytes | None:
+    """Return what the C code would look up: IDNA has a say only where a text is not ASCII; None if that refuses it."""
+    if not isinstance(host, str):
+        return bytes(host)
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        return host.encode() if host.isascii() else None
+    return host
 
 
 def _has_null(host: str | bytes | bytearray) -> bool:
