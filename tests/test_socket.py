@@ -371,6 +371,22 @@ def test_unpatched_while_a_thread_closes_an_adopted_socket(arun):
     arun(main)
 
 
+def test_unpatched_after_the_number_of_an_adopted_socket_was_closed(arun):
+    one, two = tcp_pair()
+
+    def use():
+        one.settimeout(10)
+        two.sendall(b"x")
+        assert one.recv(10) == b"x"
+
+    with two:
+        with monkey.patched():
+            arun(lambda: to_greenlet(use))
+            os.close(one.fileno())
+        assert one.gettimeout() == 10
+        one.detach()
+
+
 def test_unpatched_under_a_waiter(arun):
     async def main():
         one, two = tcp_pair()

@@ -10,6 +10,7 @@ import array
 import errno
 import io
 import os
+import select
 import socket
 import threading
 import time
@@ -710,6 +711,26 @@ def test_duplicates(bench):
             assert again.recv(100) == b"again"
 
     bench(body)
+
+
+def test_detached_after_its_number_was_closed(bench):
+    def body(b):
+        for timeout in (None, 10, 0):
+            one, two = b.pair("tcp", timeout)
+            two.sendall(b"x")
+            assert wait_for_data(one).recv(10) == b"x"
+            fd = one.fileno()
+            os.close(fd)
+            assert one.detach() == fd
+            assert one.fileno() == -1 and one.gettimeout() == timeout
+
+    bench(body)
+
+
+def wait_for_data(sock):
+    """Return a socket when there is something to read."""
+    assert select.select([sock], [], [], 10)[0]
+    return sock
 
 
 def test_a_duplicate_may_change_the_shared_mode(bench):

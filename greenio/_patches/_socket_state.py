@@ -13,6 +13,7 @@ import _socket
 import os
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Literal
 from weakref import ref
@@ -164,7 +165,8 @@ def release(sock: socket.socket, state: State) -> None:
     """Put an adopted socket back in the mode that its timeout says."""
     if state.adopted:
         state.adopted = False
-        _C.settimeout(sock, state.timeout)
+        with suppress(OSError):  # EBADF: closed by its number, or by another thread in this very moment
+            _C.settimeout(sock, state.timeout)
 
 
 def release_sockets(kind: type[socket.socket]) -> None:
@@ -174,11 +176,7 @@ def release_sockets(kind: type[socket.socket]) -> None:
         if isinstance(sock, kind):
             states.pop(state.key, None)
             if sock.fileno() >= 0:
-                try:
-                    release(sock, state)
-                except OSError:  # EBADF: another thread has closed it in this very moment
-                    if sock.fileno() >= 0:
-                        raise
+                release(sock, state)
 
 
 def adopted_state(sock: socket.socket) -> State | None:
