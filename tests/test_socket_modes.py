@@ -880,6 +880,19 @@ def wrong_calls():
         "recv negative": lambda sock: sock.recv(-1),
         "recv huge": lambda sock: sock.recv(1 << 70),
         "recv flags": lambda sock: sock.recv(1, "x"),
+        "recv no number": lambda sock: sock.recv(1, None),
+        "recv float": lambda sock: sock.recv(1, 0.0),
+        "recv list": lambda sock: sock.recv(1, []),
+        "recv float size": lambda sock: sock.recv(0.0),
+        "recv text and flags": lambda sock: sock.recv("1", "x"),
+        "recv_into no number": lambda sock: sock.recv_into(bytearray(1), 0, None),
+        "recv_into float": lambda sock: sock.recv_into(bytearray(1), 0, 0.0),
+        "recv_into none size": lambda sock: sock.recv_into(bytearray(1), None),
+        "recv_into text size": lambda sock: sock.recv_into(bytearray(1), "x"),
+        "recv_into all but the size": lambda sock: sock.recv_into(bytearray(1), "x", socket.MSG_WAITALL),
+        "recv_into size and flags": lambda sock: sock.recv_into(bytearray(1), "x", 1.5),
+        "recv_into none": lambda sock: sock.recv_into(None, "x"),
+        "recv_into bytes and text": lambda sock: sock.recv_into(b"fixed", "x", "y"),
         "recv_into bytes": lambda sock: sock.recv_into(b"fixed"),
         "recv_into text": lambda sock: sock.recv_into("text"),
         "recv_into more": lambda sock: sock.recv_into(bytearray(1), 2),
@@ -887,21 +900,43 @@ def wrong_calls():
         "recv_into all": lambda sock: sock.recv_into(bytearray(1), 2, socket.MSG_WAITALL),
         "recv_into all of bytes": lambda sock: sock.recv_into(b"fixed", 2, socket.MSG_WAITALL),
         "recvfrom negative": lambda sock: sock.recvfrom(-1),
+        "recvfrom no number": lambda sock: sock.recvfrom(None),
+        "recvfrom flags": lambda sock: sock.recvfrom(1, None),
         "recvfrom_into": lambda sock: sock.recvfrom_into(b"fixed"),
+        "recvfrom_into flags": lambda sock: sock.recvfrom_into(bytearray(1), 0, None),
+        "recvfrom_into none": lambda sock: sock.recvfrom_into(None, "x"),
         "recvmsg negative": lambda sock: sock.recvmsg(-1),
         "recvmsg ancillary": lambda sock: sock.recvmsg(1, -1),
+        "recvmsg no number": lambda sock: sock.recvmsg(None),
+        "recvmsg flags": lambda sock: sock.recvmsg(1, 0, 0.0),
+        "recvmsg_into flags": lambda sock: sock.recvmsg_into([bytearray(1)], 0, None),
+        "recvmsg_into none": lambda sock: sock.recvmsg_into(None),
         "recvmsg_into": lambda sock: sock.recvmsg_into([b"fixed"]),
         "recvmsg_into number": lambda sock: sock.recvmsg_into([1]),
         "send text": lambda sock: sock.send("text"),
         "send flags": lambda sock: sock.send(b"x", "x"),
+        "send no number": lambda sock: sock.send(b"x", None),
+        "send float": lambda sock: sock.send(b"x", 0.0),
+        "send text and flags": lambda sock: sock.send("text", None),
+        "sendall no number": lambda sock: sock.sendall(b"x", None),
+        "sendall float": lambda sock: sock.sendall(b"x", 0.0),
         "sendall text": lambda sock: sock.sendall("text"),
         "sendall strided": lambda sock: sock.sendall(memoryview(b"abcd")[::2]),
         "sendto": lambda sock: sock.sendto(b"x", "address"),
         "sendto flags": lambda sock: sock.sendto(b"x", "x", ("127.0.0.1", 1)),
+        "sendto no number": lambda sock: sock.sendto(b"x", None, ("127.0.0.1", 1)),
+        "sendto port": lambda sock: sock.sendto(b"x", ("nosuch.invalid", None)),
         "sendmsg": lambda sock: sock.sendmsg([1]),
+        "sendmsg flags": lambda sock: sock.sendmsg([b"x"], [], None),
+        "sendmsg ancillary": lambda sock: sock.sendmsg([b"x"], [(1, 2)]),
         "sendmsg number": lambda sock: sock.sendmsg(1),
         "connect text": lambda sock: sock.connect("address"),
         "connect short": lambda sock: sock.connect(("127.0.0.1",)),
+        "connect short name": lambda sock: sock.connect(("nosuch.invalid",)),
+        "connect long name": lambda sock: sock.connect(("nosuch.invalid", 1, 2)),
+        "connect name and port": lambda sock: sock.connect(("nosuch.invalid", "80")),
+        "connect_ex name and port": lambda sock: sock.connect_ex(("nosuch.invalid", 80.0)),
+        "bind name and port": lambda sock: sock.bind(("nosuch.invalid", None)),
         "connect port": lambda sock: sock.connect(("127.0.0.1", "80")),
         "connect big port": lambda sock: sock.connect(("127.0.0.1", 1 << 17)),
         "connect host": lambda sock: sock.connect((1, 2)),
@@ -911,6 +946,8 @@ def wrong_calls():
         "bind": lambda sock: sock.bind("address"),
         "bind name": lambda sock: sock.bind(("nosuch.invalid", 1)),
         "settimeout": lambda sock: sock.settimeout("1"),
+        "settimeout list": lambda sock: sock.settimeout([]),
+        "settimeout nan": lambda sock: sock.settimeout(float("nan")),
         "shutdown": lambda sock: sock.shutdown(99),
     }
 
@@ -919,13 +956,15 @@ def outcomes():
     found = {}
     one, two = tcp_pair()
     with one, two:
+        two.sendall(bytes(1000))  # for a call that goes through
         for name, call in wrong_calls().items():
-            for timeout in (None, 5):
+            for timeout in (None, 5, 0):
                 one.settimeout(timeout)
                 try:
                     found[name, timeout] = repr(call(one))
                 except Exception as error:
                     found[name, timeout] = (type(error), error.args)
+                assert one.gettimeout() == timeout, name
     return found
 
 
@@ -943,6 +982,58 @@ def test_wrong_arguments_raise_as_natively(arun):
             assert other[0] is outcome[0], key
             if key[0] != MISSING:
                 assert other == outcome, key
+
+
+class Number:
+    """A number that is no int."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def __index__(self):
+        return self.value
+
+
+def test_numbers_that_are_no_ints(bench):
+    def body(b):
+        for timeout in (None, 10):
+            one, two = b.pair("tcp", timeout)
+            b.meanwhile(two.sendall, b"12345678")
+            buffer = bytearray(4)
+            assert one.recv(Number(1)) == b"1"
+            assert one.recv_into(buffer, Number(1), Number(0)) == 1 and buffer[0:1] == b"2"
+            assert one.recvfrom(Number(1))[0] == b"3"
+            assert one.recvfrom_into(buffer, Number(1))[0] == 1 and buffer[0:1] == b"4"
+            assert one.recvmsg(Number(1))[0] == b"5"
+            assert one.recvfrom(Number(2), socket.MSG_WAITALL)[0] == b"67"
+            assert one.recv_into(buffer, Number(1), socket.MSG_WAITALL) == 1 and buffer[0:1] == b"8"
+            assert one.sendmsg([b"x"], [], Number(0)) == one.send(memoryview(b"x"), Number(0)) == 1
+
+    bench(body)
+
+
+def flag_outcomes():
+    """CPython 3.12 takes any object as a flag, earlier ones take whole numbers alone."""
+    found = []
+    one, two = tcp_pair()
+    with one, two:
+        two.sendall(b"x")
+        assert wait_for_data(one).recv(10) == b"x"
+        for flag in ("x", "", None, [], 0.0, 1.5, b"1", Number(0), Number(1), True, 0):
+            one.settimeout(5)
+            try:
+                outcome = one.setblocking(flag)
+            except Exception as error:
+                outcome = type(error), error.args
+            found.append((outcome, one.gettimeout(), one.getblocking(), os.get_blocking(one.fileno())))
+    return found
+
+
+def test_setblocking_takes_what_it_takes_natively(arun):
+    native = flag_outcomes()
+    with monkey.patched():
+        assert flag_outcomes() == native
+        assert arun(lambda: to_greenlet(flag_outcomes)) == native
 
 
 def closed_outcomes():

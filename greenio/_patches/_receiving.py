@@ -35,6 +35,8 @@ _c_recv, _c_recv_into = _C.recv, _C.recv_into  # a look-up less a call
 _PEEK = int(socket.MSG_PEEK)
 _WAITALL = int(socket.MSG_WAITALL)
 _SIZED = (bytearray, memoryview)
+_NO_FLAGS = 0
+"""What is this very object needs no look; None, 0.0 and the like are left for the native call to refuse."""
 
 
 @like(_C.recv)
@@ -46,7 +48,7 @@ def recv(self: socket.socket, bufsize: int, flags: int = 0, /) -> bytes:
         except BlockingIOError:
             return natively(self, "read", flags, _C.recv, bufsize, flags)  # type: ignore[no-any-return]
     state = states.get(id(self)) or state_of(self)
-    if flags or state.timeout == 0 or bufsize.__class__ is not int:
+    if flags is not _NO_FLAGS or state.timeout == 0 or bufsize.__class__ is not int:
         return _recv_flagged(green, self, state, index(bufsize), flags)
     host = green.host
     side = state.reader
@@ -129,8 +131,8 @@ def recv_into(self: socket.socket, buffer: Any, nbytes: int = 0, flags: int = 0)
             return natively(self, "read", flags, _C.recv_into, buffer, nbytes, flags)  # type: ignore[no-any-return]
     state = states.get(id(self)) or state_of(self)
     size = nbytes or (len(buffer) if buffer.__class__ in _SIZED else _size(buffer))
-    if flags or state.timeout == 0 or size.__class__ is not int:
-        return _recv_into_flagged(green, self, state, buffer, index(nbytes), flags)
+    if flags is not _NO_FLAGS or state.timeout == 0 or size.__class__ is not int:
+        return _recv_into_flagged(green, self, state, buffer, nbytes, flags)
     host = green.host
     side = state.reader
     if side.host is not host:
@@ -174,9 +176,9 @@ def _size(buffer: Any) -> int:
 
 def _recv_into_flagged(green: Green, sock: socket.socket, state: State, buffer: Any, nbytes: int, flags: int) -> int:
     size = _size(buffer)
-    if not _waits_for_all(state, flags) or not size or not 0 <= nbytes <= size:
+    if not _waits_for_all(state, flags) or not size or not 0 <= index(nbytes) <= size:
         return plain(green, sock, state, "read", _C.recv_into, (buffer, nbytes), flags)  # type: ignore[no-any-return]
-    with memoryview(buffer) as view, view.cast("B") as octets, octets[: nbytes or size] as wanted:
+    with memoryview(buffer) as view, view.cast("B") as octets, octets[: index(nbytes) or size] as wanted:
         if wanted.readonly:
             return _c_recv_into(sock, buffer)  # raises TypeError
         return _fill(green, sock, state, wanted, flags)
@@ -201,9 +203,9 @@ def _unhurried(state: State, flags: int) -> int:
 
 def _more(green: Green, sock: socket.socket, state: State, data: bytes, bufsize: int, flags: int) -> bytes:
     """Receive what MSG_WAITALL still wants after the first part."""
-    if not data or len(data) >= bufsize or not _waits_for_all(state, flags):
+    if not data or not _waits_for_all(state, flags) or len(data) >= index(bufsize):
         return b""
-    buffer = bytearray(bufsize - len(data))
+    buffer = bytearray(index(bufsize) - len(data))
     received = _fill_rest(green, sock, state, memoryview(buffer), flags)
     return bytes(buffer[:received])
 

@@ -17,6 +17,8 @@ __all__ = ["Asked", "ask_executor", "is_numeric", "name_of", "numeric_address", 
 
 _NUMERIC_NAME = _socket.NI_NUMERICHOST | _socket.NI_NUMERICSERV
 _LONG = 2**63
+_LENGTHS: dict[int, tuple[int, ...]] = {_socket.AF_INET: (2,), _socket.AF_INET6: (2, 3, 4)}
+"""How long addresses are that have a host."""
 
 
 class Asked(int):
@@ -102,16 +104,16 @@ def ask_executor(green: Green, native: Callable[..., Any], *args: Any) -> Any:
 
 def numeric_address(green: Green, family: int, address: Any) -> Any:
     """Return a socket address whose host needs no look-up, since the C code would block for it. May park."""
-    if family not in (_socket.AF_INET, _socket.AF_INET6) or not isinstance(address, tuple) or not address:
+    if not isinstance(address, tuple) or len(address) not in _LENGTHS.get(family, ()):
         return address
-    host = address[0]
-    if is_numeric(host) or _has_null(host):
+    host, *numbers = address
+    if is_numeric(host) or _has_null(host) or not all(hasattr(number, "__index__") for number in numbers):
         return address
     name = _name_in_c(host)
     if name is None:
         return address
     found = resolve(green, name, None, family)
-    return (found[0][4][0], *address[1:])
+    return (found[0][4][0], *numbers)
 
 
 def _name_in_c(host: str | bytes | bytearray) -> str | bytes | None:

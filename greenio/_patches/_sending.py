@@ -5,6 +5,7 @@ from __future__ import annotations
 import _socket
 import socket
 from collections.abc import Callable
+from operator import index
 from typing import Any
 
 from .. import _original
@@ -51,6 +52,7 @@ def send(self: socket.socket, data: Any, flags: int = 0, /) -> int:
 
 def _send_rest(green: Green, sock: socket.socket, state: State, octets: memoryview, sent: int, flags: int) -> int:
     """Send what is left of a stream's data: where there is no timeout, the kernel takes all before it returns."""
+    flags = index(flags)
     if flags & NEVER_BLOCKS & ~socket.MSG_OOB:
         return sent
     flags |= DONTWAIT

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import _socket
 import socket
+import sys
+from operator import index
 from typing import Any
 
 from .. import _original
@@ -87,11 +89,15 @@ def settimeout(self: socket.socket, value: float | None, /) -> None:
     return None
 
 
+_truth: Any = bool if sys.version_info >= (3, 12) else index
+"""What the native `setblocking` makes of its argument."""
+
+
 @like(_C.setblocking)
 def setblocking(self: socket.socket, flag: bool, /) -> None:
     if id(self) not in states:
         return _C.setblocking(self, flag)
-    settimeout(self, None if flag else 0.0)
+    settimeout(self, None if _truth(flag) else 0.0)
     return None
 
 
