@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import fractions
 import gc
+import os
+import threading
 import types
 
 import pytest
@@ -17,6 +20,8 @@ from greenio import (
     offload,
     run,
     spawn,
+    timeout,
+    timeout_at,
     to_greenlet,
     wait_readable,
     wait_writable,
@@ -294,6 +299,88 @@ def test_waiting_for_a_descriptor_outside_a_greenlet(arun, wait):
     async def main():
         with pytest.raises(RuntimeError, match="outside a greenlet"):
             wait(0)
+
+    arun(main)
+
+
+@pytest.mark.parametrize("wait", [wait_readable, wait_writable])
+@pytest.mark.parametrize("thing", [None, "x", 1.5, object()])
+def test_waiting_for_what_has_no_descriptor(arun, wait, thing):
+    async def main():
+        with pytest.raises(TypeError) as caught:
+            await to_greenlet(wait, thing)
+        text = f"{wait.__name__}() takes a descriptor or an object with fileno(), not {thing!r}"
+        assert str(caught.value) == text
+
+    arun(main)
+
+
+NAN = float("nan")
+
+
+def rescheduled(seconds):
+    with timeout(None) as limit:
+        limit.reschedule(seconds)
+
+
+TIMED = {
+    "timeout": timeout,
+    "timeout_at": timeout_at,
+    "reschedule": rescheduled,
+    "wait_readable": lambda seconds: with_pipe(wait_readable, seconds),
+    "wait_writable": lambda seconds: with_pipe(wait_writable, seconds),
+}
+
+
+def with_pipe(wait, seconds):
+    """Wait for the end of a pipe that is not ready."""
+    reader, writer = os.pipe()
+    try:
+        wait(reader if wait is wait_readable else writer, seconds)
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+@pytest.mark.parametrize("name", TIMED)
+def test_seconds_that_are_none(arun, name):
+    async def main():
+        with pytest.raises(ValueError, match=rf"^{name}\(\) takes a number of seconds or None, not NaN"):
+            await asyncio.wait_for(to_greenlet(TIMED[name], NAN), 10)
+        for thing in ("x", [], 1j):
+            with pytest.raises(TypeError) as caught:
+                await asyncio.wait_for(to_greenlet(TIMED[name], thing), 10)
+            assert str(caught.value) == f"{name}() takes a number of seconds or None, not {thing!r}"
+        assert parked() == 0
+
+    arun(main)
+
+
+def test_every_kind_of_number_is_a_limit(arun):
+    async def main():
+        def fn():
+            for seconds in (10, 10.5, True, fractions.Fraction(21, 2), float("inf"), None):
+                with timeout(seconds):
+                    await_(asyncio.sleep(0))
+
+        await to_greenlet(fn)
+
+    arun(main)
+
+
+def test_joining_a_thread_for_nan_seconds(arun, patched):
+    async def main():
+        end = threading.Event()
+        thread = threading.Thread(target=end.wait)
+        thread.start()
+        try:
+            with pytest.raises(ValueError, match="NaN"):
+                await to_greenlet(thread.join, NAN)
+            assert thread.is_alive()
+            await to_greenlet(thread.join, -1)
+        finally:
+            end.set()
+            await to_greenlet(thread.join)
 
     arun(main)
 

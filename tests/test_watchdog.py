@@ -260,6 +260,11 @@ def test_misuse():
     loop = asyncio.new_event_loop()
     with pytest.raises(ValueError, match="more than 0"):
         debug.watchdog(loop, 0)
+    with pytest.raises(ValueError, match="more than 0 seconds, not nan"):
+        debug.watchdog(loop, float("nan"))
+    for every in (-1, float("nan")):
+        with pytest.raises(ValueError, match=f"every must be 0 seconds or more, not {every}"):
+            debug.watchdog(loop, every=every)
     loop.close()
 
 

@@ -46,6 +46,7 @@ from ._green import (
 )
 from ._host import Host
 from ._kqueue import Kqueue
+from ._seconds import check_seconds
 
 __all__ = [
     "HasFileno",
@@ -414,9 +415,12 @@ def wait_readable(fd: int | HasFileno, timeout: float | None = None) -> None:
         TimeoutError: Nothing could be read in time.
         OSError: EBADF if the descriptor is bad, or is closed meanwhile.
         RuntimeError: The caller is not in a greenlet.
+        TypeError: There is no descriptor, or the timeout is no number.
+        ValueError: The timeout is NaN.
     """
     green = _caller("wait_readable")
-    _wait(green, reader(green.host, _fileno(fd)), timeout)
+    check_seconds("wait_readable()", timeout)
+    _wait(green, reader(green.host, _fileno("wait_readable()", fd)), timeout)
 
 
 def wait_writable(fd: int | HasFileno, timeout: float | None = None) -> None:
@@ -430,9 +434,12 @@ def wait_writable(fd: int | HasFileno, timeout: float | None = None) -> None:
         TimeoutError: Nothing could be written in time.
         OSError: EBADF if the descriptor is bad, or is closed meanwhile.
         RuntimeError: The caller is not in a greenlet.
+        TypeError: There is no descriptor, or the timeout is no number.
+        ValueError: The timeout is NaN.
     """
     green = _caller("wait_writable")
-    _wait(green, writer(green.host, _fileno(fd)), timeout)
+    check_seconds("wait_writable()", timeout)
+    _wait(green, writer(green.host, _fileno("wait_writable()", fd)), timeout)
 
 
 def _caller(name: str) -> Green:
@@ -442,8 +449,11 @@ def _caller(name: str) -> Green:
     return green
 
 
-def _fileno(fd: int | HasFileno) -> int:
-    return fd if isinstance(fd, int) else fd.fileno()
+def _fileno(call: str, fd: int | HasFileno) -> int:
+    found = fd.fileno() if hasattr(fd, "fileno") else fd
+    if not isinstance(found, int):
+        raise TypeError(f"{call} takes a descriptor or an object with fileno(), not {fd!r}")
+    return found
 
 
 def _wait(green: Green, side: Side, timeout: float | None) -> None:

@@ -9,6 +9,7 @@ from types import TracebackType
 from ._asyncio import AnyTask
 from ._green import Green, current_green
 from ._host import Host
+from ._seconds import check_seconds
 
 __all__ = ["Timeout", "timeout", "timeout_at"]
 
@@ -21,6 +22,8 @@ class Timeout:
     """
 
     def __init__(self, when: float | None, *, delay: float | None = None) -> None:
+        check_seconds("timeout_at()", when)
+        check_seconds("timeout()", delay)
         self._when = when
         self._delay = delay
         self._green: Green | None = None
@@ -47,7 +50,10 @@ class Timeout:
 
         Raises:
             RuntimeError: The block is not entered, has ended, or has expired.
+            TypeError: It is no number.
+            ValueError: It is NaN.
         """
+        check_seconds("reschedule()", when)
         if self._state != "entered" or self._expired:
             state = "expired" if self._expired else self._state
             raise RuntimeError(f"cannot reschedule a timeout that is {state}; call it inside the `with` block")
@@ -153,7 +159,12 @@ def timeout(seconds: float | None) -> Timeout:
         seconds: The limit in seconds; None for none. Zero or less expires at the first call that waits.
 
     Returns:
-        A context manager that raises TimeoutError at the end of a block that was cut short. Nestable.
+        A context manager that raises TimeoutError at the end of a block that was cut short. Nestable. To enter it
+        outside a greenlet, or twice, raises RuntimeError.
+
+    Raises:
+        TypeError: The limit is no number.
+        ValueError: The limit is NaN.
     """
     return Timeout(None, delay=seconds)
 
@@ -165,6 +176,11 @@ def timeout_at(when: float | None) -> Timeout:
         when: A time on the host loop's clock (`get_loop().time()`), in seconds; None for no limit.
 
     Returns:
-        A context manager that raises TimeoutError at the end of a block that was cut short. Nestable.
+        A context manager that raises TimeoutError at the end of a block that was cut short. Nestable. To enter it
+        outside a greenlet, or twice, raises RuntimeError.
+
+    Raises:
+        TypeError: The time is no number.
+        ValueError: The time is NaN.
     """
     return Timeout(when)

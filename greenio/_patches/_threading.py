@@ -68,7 +68,7 @@ def wait(self: Any, timeout: float | None = None) -> bool:
 
 
 def _limits(timeout: float | None) -> tuple[bool, float]:
-    """Turn what `Condition.wait` and `Thread.join` take into what `Lock.acquire` takes."""
+    """Turn what `Condition.wait` takes into what `Lock.acquire` takes."""
     if timeout is None:
         return True, -1
     return (True, timeout) if timeout > 0 else (False, -1)
@@ -159,9 +159,9 @@ def join(self: threading.Thread, timeout: float | None = None) -> None:
     if self is getattr(green.identity, "thread", None):
         raise RuntimeError("cannot join current thread")
     _join(self, 0)  # raises where there is nothing to wait for: it was never started, or is the one that greens are in
-    if _is_alive(self) and (timeout is None or timeout > 0):
+    if _is_alive(self) and (timeout is None or not timeout <= 0):  # NaN is for the lock to refuse
         end = end_of(self)
-        if end.acquire(*_limits(timeout)):
+        if end.acquire(True, -1 if timeout is None else timeout):
             end.release()
             _join(self, 0)
     return None

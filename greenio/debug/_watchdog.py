@@ -99,6 +99,8 @@ class Watchdog:
     ) -> None:
         if not threshold > 0:
             raise ValueError(f"threshold must be more than 0 seconds, not {threshold!r}")
+        if not every >= 0:
+            raise ValueError(f"every must be 0 seconds or more, not {every!r}")
         self._loop = loop
         self._threshold = threshold
         self._report = report
@@ -320,7 +322,7 @@ def watchdog(
 
     Raises:
         RuntimeError: There is no loop here.
-        ValueError: The threshold is not positive.
+        ValueError: The threshold is not positive, or `every` is negative or NaN.
     """
     if loop is None:
         loop = get_running_loop() or (get_loop() if current_green() is not None else None)
