@@ -151,6 +151,7 @@ def patch_all(
 
     Raises:
         RuntimeError: A group that was asked for is not to be had on this platform. Nothing was patched.
+        TypeError: Something in `allow_blocking` is no name. Nothing was patched.
         ValueError: A group is unknown, or `on_blocking` is. Nothing was patched.
     """
     _check_names(unknown)
@@ -295,8 +296,10 @@ def patched(
 
     Raises:
         RuntimeError: A group that was asked for is not to be had on this platform. Nothing was patched.
+        TypeError: A group, or something in `allow_blocking`, is no name. Nothing was patched.
         ValueError: A group is unknown, or `on_blocking` is. Nothing was patched.
     """
+    _check_are_names('patched() takes the names of groups, as in patched("socket", "ssl")', groups)
     _check_names([*groups, *choices])
     policy = _make_policy(on_blocking, allow_blocking)
     chosen = groups or BY_DEFAULT
@@ -319,16 +322,22 @@ def is_patched(name: str) -> bool:
     """Tell whether a group ("socket") or a name ("time.sleep", "socket.socket.recv") is patched now. Never parks.
 
     Raises:
+        TypeError: It is no name.
         ValueError: Nothing of that name is ever patched.
     """
+    _check_are_names('is_patched() takes a name, as in is_patched("time.sleep")', (name,))
     if name in GROUPS:
         return name in applied_groups
     found = [group.name for group in GROUPS.values() if any(patch.target == name for patch in group.loaded())]
     if found:
         return not applied_groups.keys().isdisjoint(found)
-    raise ValueError(
-        f"nothing named {name!r} is ever patched; the groups are {group_choices()}, and report() lists names"
-    )
+    below = [
+        patch.target for group in GROUPS.values() for patch in group.loaded() if patch.target.startswith(name + ".")
+    ]
+    what = f"nothing named {name!r} is ever patched"
+    if below:
+        what = f"{name!r} itself is never patched, but what is in it is, as {below[0]!r}"
+    raise ValueError(f"{what}; the groups are {group_choices()}, and report() lists names")
 
 
 def original(module: str, name: str) -> Any:
@@ -341,7 +350,9 @@ def original(module: str, name: str) -> Any:
     Raises:
         AttributeError: The module has no such name.
         ModuleNotFoundError: There is no such module.
+        TypeError: One of the two is no name.
     """
+    _check_are_names('original() takes names, as in original("time", "sleep")', (module, name))
     value: Any = importlib.import_module(module)
     target = module
     for part in name.split("."):
@@ -384,10 +395,18 @@ def _check_names(names: Iterable[str]) -> None:
         raise ValueError(f"unknown group {unknown[0]!r}; the groups are {group_choices()}")
 
 
+def _check_are_names(taken: str, given: Iterable[object]) -> None:
+    for name in given:
+        if not isinstance(name, str):
+            raise TypeError(f"{taken}, not {name!r}")
+
+
 def _make_policy(action: str | None, allowed: Iterable[str]) -> Policy | None:
     """Check what was asked for; None is for ignoring."""
     if action not in (None, "ignore", "warn", "raise"):
         raise ValueError(f'on_blocking must be "ignore", "warn" or "raise", not {action!r}')
     if isinstance(allowed, str):
         raise ValueError(f"allow_blocking takes several names: write allow_blocking=[{allowed!r}]")
-    return Policy(action, allowed) if action in ("warn", "raise") else None
+    names = tuple(allowed) if isinstance(allowed, Iterable) else (allowed,)
+    _check_are_names('allow_blocking takes names, as in allow_blocking=["package.module"]', names)
+    return Policy(action, names) if action in ("warn", "raise") else None

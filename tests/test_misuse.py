@@ -7,6 +7,7 @@ import fractions
 import gc
 import os
 import threading
+import time
 import types
 
 import pytest
@@ -17,9 +18,11 @@ from greenio import (
     await_,
     get_loop,
     in_greenlet,
+    monkey,
     offload,
     run,
     spawn,
+    sync_to_async,
     timeout,
     timeout_at,
     to_greenlet,
@@ -208,7 +211,7 @@ def test_to_greenlet_of_what_is_no_function(arun, thing):
 
 def test_to_greenlet_of_a_coroutine(arun):
     async def main():
-        with pytest.raises(TypeError, match=r"to_greenlet\(\) takes a function, not <coroutine.*`await` it"):
+        with pytest.raises(TypeError, match=r"to_greenlet\(\) takes a function.*, not <coroutine.*`await` it"):
             await to_greenlet(coroutine())
         never_awaited()
 
@@ -390,6 +393,100 @@ def test_offload_needs_no_greenlet(arun):
         assert offload(divmod, 7, 2) == (3, 1)
 
     arun(main)
+
+
+CALLERS = {
+    "spawn": (spawn, "a function and its arguments"),
+    "run": (run, "a function and its arguments"),
+    "offload": (offload, "a function and its arguments"),
+    "sync_to_async": (sync_to_async, "a function"),
+    "async_to_sync": (async_to_sync, "a coroutine function"),
+}
+
+
+@pytest.mark.parametrize("name", CALLERS)
+def test_what_is_no_function_is_refused_at_once(arun, name):
+    call, wanted = CALLERS[name]
+
+    def refused():
+        for thing in (None, 5, "fn"):
+            with pytest.raises(TypeError) as caught:
+                call(thing)
+            assert str(caught.value) == f"{name}() takes {wanted}, not {thing!r}"
+        unused = coroutine()
+        with pytest.raises(TypeError) as caught:
+            call(unused)
+        assert (
+            str(caught.value) == f"{name}() takes {wanted}, not {unused!r}; `await` it, or pass the coroutine function"
+        )
+        del unused
+        never_awaited()
+
+    async def main():
+        refused()
+        await to_greenlet(refused)
+        assert len(asyncio.all_tasks()) == 1
+
+    refused()
+    arun(main)
+
+
+def test_async_to_sync_of_a_plain_function(arun):
+    def plain():
+        return 5
+
+    def refused():
+        with pytest.raises(TypeError) as caught:
+            async_to_sync(plain)()
+        assert str(caught.value) == f"async_to_sync() takes a coroutine function, not {plain!r}, which returned 5"
+
+    refused()
+    arun(lambda: to_greenlet(refused))
+
+
+def test_async_to_sync_of_what_returns_an_awaitable(arun):
+    class Answer:
+        def __await__(self):
+            return asyncio.sleep(0, "answer").__await__()
+
+    async def main():
+        assert await to_greenlet(async_to_sync(Answer)) == "answer"
+
+    assert async_to_sync(Answer)() == "answer"
+    arun(main)
+
+
+GROUPS_WANTED = 'patched() takes the names of groups, as in patched("socket", "ssl")'
+ALLOWED_WANTED = 'allow_blocking takes names, as in allow_blocking=["package.module"]'
+NAMES_WANTED = 'original() takes names, as in original("time", "sleep")'
+NAME_WANTED = 'is_patched() takes a name, as in is_patched("time.sleep")'
+MISNAMED = {
+    "patched list": (lambda: monkey.patched(["socket"]).__enter__(), GROUPS_WANTED, ["socket"]),
+    "patched number": (lambda: monkey.patched(5).__enter__(), GROUPS_WANTED, 5),
+    "patched allows": (lambda: monkey.patched(allow_blocking=[5]).__enter__(), ALLOWED_WANTED, 5),
+    "patch_all": (lambda: monkey.patch_all(allow_blocking=[5]), ALLOWED_WANTED, 5),
+    "patch_all number": (lambda: monkey.patch_all(allow_blocking=5), ALLOWED_WANTED, 5),
+    "patch_all warns": (lambda: monkey.patch_all(on_blocking="warn", allow_blocking=["a", 5]), ALLOWED_WANTED, 5),
+    "original module": (lambda: monkey.original(time, "sleep"), NAMES_WANTED, time),
+    "original number": (lambda: monkey.original("time", 5), NAMES_WANTED, 5),
+    "is_patched": (lambda: monkey.is_patched(time), NAME_WANTED, time),
+}
+
+
+@pytest.mark.parametrize("case", MISNAMED)
+def test_what_is_no_name_is_refused(case):
+    call, wanted, thing = MISNAMED[case]
+    with pytest.raises(TypeError) as caught:
+        call()
+    assert str(caught.value) == f"{wanted}, not {thing!r}"
+    assert not any(map(monkey.is_patched, ("socket", "time")))
+
+
+def test_is_patched_of_a_class_names_what_is_in_it():
+    text = "^'socket.socket' itself is never patched, but what is in it is, as 'socket.socket.recv'; the groups are "
+    with pytest.raises(ValueError, match=text):
+        monkey.is_patched("socket.socket")
+    assert not monkey.is_patched("socket.socket.recv")
 
 
 def test_misuse_leaves_the_greenlets_usable(arun):

@@ -48,7 +48,7 @@ from ._green import (
 )
 from ._host import Host, running_host
 
-__all__ = ["POOL_LIMIT", "Call", "cancel_again", "give_up", "relay_on", "to_greenlet", "worker"]
+__all__ = ["POOL_LIMIT", "Call", "cancel_again", "give_up", "no_function", "relay_on", "to_greenlet", "worker"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -212,7 +212,7 @@ def worker() -> object:
             if green.__class__ is Forked and isinstance(caught, SystemExit):
                 leave(caught)
             trim(caught)
-            error = caught if callable(fn) else _no_function(fn, caught)
+            error = caught if callable(fn) else no_function("to_greenlet()", fn)
             outcome = None
         fn = args = kwargs = None
         if green.identity is not None:
@@ -247,11 +247,13 @@ def worker() -> object:
         job = parent = None
 
 
-def _no_function(fn: Any, error: BaseException) -> BaseException:
+def no_function(call: str, fn: Any, wanted: str = "a function and its arguments") -> TypeError:
+    """Make the error for what cannot be called; a coroutine is closed, since nobody will await it."""
+    hint = ""
     if iscoroutine(fn):
         fn.close()
-        return TypeError(f"to_greenlet() takes a function, not {fn!r}; `await` it, or pass the coroutine function")
-    return TypeError(f"to_greenlet() takes a function and its arguments, not {fn!r}").with_traceback(None)
+        hint = "; `await` it, or pass the coroutine function"
+    return TypeError(f"{call} takes {wanted}, not {fn!r}{hint}")
 
 
 async def to_greenlet(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -272,6 +274,7 @@ async def to_greenlet(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) 
 
     Raises:
         RuntimeError: There is no running loop, or no current task.
+        TypeError: `fn` cannot be called.
         BaseException: What `fn` raises, with the traceback of its own frames.
     """
     hook = get_hooks()[0]  # the method of the loop that runs: asking for that itself takes a system call

@@ -8,12 +8,14 @@ import sys
 from asyncio import AbstractEventLoop, Task
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import copy_context
+from inspect import isawaitable
+from types import CoroutineType
 from typing import Any, ParamSpec, TypeVar
 
 from .. import _original
 from ._asyncio import get_running_loop
 from ._await import drive, show_host, trim
-from ._call import to_greenlet
+from ._call import no_function, to_greenlet
 from ._green import current_green
 from ._host import host_of
 
@@ -76,7 +78,10 @@ def spawn(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Task[T]:
 
     Raises:
         RuntimeError: There is no host loop.
+        TypeError: `fn` cannot be called.
     """
+    if not callable(fn):
+        raise no_function("spawn()", fn)
     loop = get_running_loop()
     if loop is not None:
         return loop.create_task(to_greenlet(fn, *args, **kwargs))
@@ -114,8 +119,11 @@ def run(
 
     Raises:
         RuntimeError: A loop is running in this thread already.
+        TypeError: `fn` cannot be called.
         BaseException: What `fn` raises.
     """
+    if not callable(fn):
+        raise no_function("run()", fn)
     if get_running_loop() is not None:
         raise RuntimeError("greenio.run() was called from a running event loop; write `await to_greenlet(fn)` instead")
     main = _main(fn, args)
@@ -190,7 +198,12 @@ def sync_to_async(fn: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
 
     Returns:
         A coroutine function with the signature of `fn`.
+
+    Raises:
+        TypeError: `fn` cannot be called.
     """
+    if not callable(fn):
+        raise no_function("sync_to_async()", fn, "a function")
 
     @functools.wraps(fn)
     async def call(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -210,26 +223,37 @@ def async_to_sync(afn: Callable[P, Awaitable[T]]) -> Callable[P, T]:
         afn: The coroutine function.
 
     Returns:
-        A function with the signature of `afn`.
+        A function with the signature of `afn`. It raises TypeError where `afn` returns what cannot be awaited.
+
+    Raises:
+        TypeError: `afn` cannot be called.
     """
+    if not callable(afn):
+        raise no_function("async_to_sync()", afn, "a coroutine function")
 
     @functools.wraps(afn)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
         green = current_green()
         try:
             if green is not None:
-                return drive(green, afn(*args, **kwargs))  # type: ignore[no-any-return]
+                return drive(green, _awaitable(afn, afn(*args, **kwargs)))  # type: ignore[no-any-return]
             if get_running_loop() is not None:
                 raise RuntimeError(
                     f"{getattr(afn, '__qualname__', afn)!s} was made sync by async_to_sync and called in a running "
                     f"loop; await the original, or call this inside `await to_greenlet(fn)`"
                 )
-            return asyncio.run(_await(afn(*args, **kwargs)))
+            return asyncio.run(_await(_awaitable(afn, afn(*args, **kwargs))))
         except BaseException as error:
             trim(error)
             raise
 
     return call
+
+
+def _awaitable(afn: Callable[..., Awaitable[T]], found: Awaitable[T]) -> Awaitable[T]:
+    if found.__class__ is CoroutineType or isawaitable(found):
+        return found
+    raise TypeError(f"async_to_sync() takes a coroutine function, not {afn!r}, which returned {found!r}")
 
 
 async def _await(awaitable: Awaitable[T]) -> T:
@@ -268,8 +292,11 @@ def offload(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
 
     Raises:
         CancelledError: The host task was cancelled.
+        TypeError: `fn` cannot be called.
         BaseException: What `fn` raises.
     """
+    if not callable(fn):
+        raise no_function("offload()", fn)
     green = current_green()
     if green is None:
         return fn(*args, **kwargs)
