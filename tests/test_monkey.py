@@ -23,6 +23,7 @@ import unittest.mock
 from pathlib import Path
 from socket import getaddrinfo as early_getaddrinfo
 from time import sleep as early_sleep
+from typing import ClassVar
 
 import pytest
 
@@ -646,6 +647,38 @@ class TestReport:
             ("Instance.pause", "instance"),
         }
         assert not [item for item in report.unreachable if item.module.partition(".")[0] in ("greenio", "asyncio")]
+
+    def test_containers_in_attributes(self):
+        """An attribute is named, not the key of what it holds."""
+
+        class Slotted:
+            __slots__ = ("__weakref__", "table")
+
+        class Owner:
+            table: ClassVar[dict] = {"nap": time.sleep}
+            nested: ClassVar[dict] = {"times": {"nap": [time.sleep]}}
+
+        owner, slotted = Owner(), Slotted()
+        owner.own = {"nap": time.sleep}
+        slotted.table = {"nap": time.sleep}
+        spread = Owner()
+        vars(spread)["spread"] = {"nap": (time.sleep,)}
+        with monkey.patched():
+            report = monkey.report()
+        prefix = "TestReport.test_containers_in_attributes.<locals>."
+        found = {
+            (item.name.removeprefix(prefix), item.kind)
+            for item in report.unreachable
+            if item.module == __name__ and item.name.startswith(prefix)
+        }
+        assert found == {
+            ("Owner.table", "class attribute"),
+            ("Owner.nested", "class attribute"),
+            ("Owner.own", "instance"),
+            ("Owner.spread", "instance"),
+            ("Slotted", "instance"),
+        }
+        assert owner.own and slotted.table
 
     @pytest.mark.skipif(not hasattr(select, "epoll"), reason="there is no epoll here")
     def test_live_objects(self):

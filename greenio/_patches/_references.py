@@ -271,7 +271,8 @@ class _Trail:
     key: str = ""
 
     def through(self, kind: str, key: str = "") -> _Trail:
-        return _Trail(self.target, kind if self.kind == "name" else self.kind, self.key or key)
+        """Go one container up; its key is the nearer one to the attribute that will be named."""
+        return _Trail(self.target, kind if self.kind == "name" else self.kind, key or self.key)
 
     def end(self, module: Any, name: str, kind: str = "") -> Reference:
         return Reference(self.target, str(module), name, kind or self.kind)
@@ -299,14 +300,16 @@ def _step(holder: Any, child: Any, trail: _Trail, modules: dict[int, str]) -> _T
     module = _class_module(kind)
     if module in _PASSED_THROUGH:
         return trail.through("container")
-    attribute = trail.key or _attribute(holder, child)
+    attribute = _attribute(holder, child, trail)
     return trail.end(module, _class_name(kind) + (f".{attribute}" if attribute else ""), "instance")
 
 
-def _attribute(holder: Any, child: Any) -> str:
+def _attribute(holder: Any, child: Any, trail: _Trail) -> str:
     """Name the attribute of an instance; from 3.11 on an instance may hold its attributes without a dict."""
     namespace = instance_vars(holder)
-    return "" if namespace is None else _key_of(namespace, child)
+    if namespace is None:
+        return ""
+    return trail.key if child is namespace else _key_of(namespace, child)
 
 
 def instance_vars(instance: Any) -> dict[str, Any] | None:
