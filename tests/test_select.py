@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
+import copy
 import errno
 import functools
 import gc
 import os
+import pickle
 import select
 import socket
 import subprocess
@@ -541,6 +543,32 @@ def test_epoll_is_a_type(patched: None) -> None:
     assert not isinstance(3, select.epoll)
     with pytest.raises(TypeError, match="type 'select.epoll' is not an acceptable base type"):
         type("Mine", (select.epoll,), {})
+
+
+def refusals(made: Any) -> list[Any]:
+    """Tell how an object refuses to be copied and pickled."""
+    found: list[Any] = []
+    for take in (copy.copy, copy.deepcopy, pickle.dumps, functools.partial(pickle.dumps, protocol=0)):
+        with pytest.raises((TypeError, pickle.PicklingError)) as caught:
+            take(made)
+        found.append((caught.type, caught.value.args))
+    return found
+
+
+@pytest.mark.parametrize("name", ["epoll", "poll", "kqueue"])
+def test_no_copies(name: str) -> None:
+    if not hasattr(select, name):
+        pytest.skip(f"there is no {name} here")
+    with contextlib.ExitStack() as stack:
+        made = getattr(select, name)()
+        stack.callback(getattr(made, "close", int))
+        native = refusals(made)
+        with monkey.patched():
+            green = getattr(select, name)()
+            stack.callback(getattr(green, "close", int))
+            assert type(green) is not type(made)
+            assert refusals(green) == native
+            assert refusals(made) == native
 
 
 def test_epoll_fromfd(arun: Any, patched: None) -> None:

@@ -15,7 +15,7 @@ import select as select_module
 from collections.abc import Iterable, Iterator
 from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import Any, SupportsIndex
 
 from .. import _original
 from .._core import Green, forget, park
@@ -157,6 +157,9 @@ class _Poll(metaclass=_Hidden):
     _masks: dict[int, int]
     _parked: bool
 
+    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
+        return self._native.__reduce_ex__(protocol)  # raises: there are no copies
+
     def register(self, fd: Any, eventmask: int = IN | PRI | OUT, /) -> None:
         """Watch a descriptor, or watch it for something else. Never parks."""
         self._native.register(fd, eventmask)
@@ -247,6 +250,9 @@ class _Queue(metaclass=_Wrapper):
         made = cls.__new__(cls)
         made._native = cls.native.fromfd(fd)
         return made
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
+        return self._native.__reduce_ex__(protocol)  # raises: a copy would close the descriptor under the first one
 
     @property
     def closed(self) -> bool:
