@@ -185,7 +185,11 @@ def patch_socket() -> None:
 
 
 def patch_ssl() -> None:
-    """Patch `ssl.SSLSocket`: the group "ssl". Never parks."""
+    """Patch `ssl.SSLSocket`: the group "ssl". Never parks.
+
+    Raises:
+        RuntimeError: This Python was built without OpenSSL. Nothing was patched.
+    """
     put_on(["ssl"])
 
 

@@ -213,17 +213,17 @@ def sync_to_async(fn: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
 
 
 def async_to_sync(afn: Callable[P, Awaitable[T]]) -> Callable[P, T]:
-    """Make a blocking function of a coroutine function: decorator for `await_`.
+    """Make a blocking function of a coroutine function: decorator for `await_`. Never parks; the blocking one may.
 
     In green code the call is driven on the host loop, and parks. In native code without a running loop it runs on a
     loop of its own, by `asyncio.run`. In a running loop it raises RuntimeError: there the coroutine function itself is
-    right.
+    right. What `afn` returns must be awaitable, or the call raises TypeError.
 
     Args:
         afn: The coroutine function.
 
     Returns:
-        A function with the signature of `afn`. It raises TypeError where `afn` returns what cannot be awaited.
+        A function with the signature of `afn`.
 
     Raises:
         TypeError: `afn` cannot be called.
