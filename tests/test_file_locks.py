@@ -1,4 +1,4 @@
-"""`fcntl.flock`, `lockf` and `fcntl(F_SETLKW)`: waits for locks that other greens, descriptors and processes hold."""
+"""`fcntl.flock`, `lockf` and `fcntl(F_SETLKW)`, `os.lockf`: waits for what greens, descriptors and processes hold."""
 
 from __future__ import annotations
 
@@ -88,8 +88,17 @@ def by_description(file, operation):
     return fcntl.fcntl(file, command, request(kinds[operation & ~fcntl.LOCK_NB]))
 
 
-CALLS = {"flock": lambda *a: fcntl.flock(*a), "lockf": lambda *a: fcntl.lockf(*a), "fcntl": by_fcntl}
-HOLDERS = {"flock": "flock", "lockf": "lockf", "fcntl": "lockf"}
+def by_os(file, operation):
+    return os.lockf(file.fileno(), os.F_TLOCK if operation & fcntl.LOCK_NB else os.F_LOCK, 0)
+
+
+CALLS = {
+    "flock": lambda *a: fcntl.flock(*a),
+    "lockf": lambda *a: fcntl.lockf(*a),
+    "fcntl": by_fcntl,
+    "os.lockf": by_os,
+}
+HOLDERS = {"flock": "flock", "lockf": "lockf", "fcntl": "lockf", "os.lockf": "lockf"}
 OWN = {"flock": lambda *a: fcntl.flock(*a), "description": by_description}
 """Locks that belong to an open file description, so that greens of one process can hold them against one another."""
 
@@ -218,17 +227,25 @@ class TestSameProcess:
         arun(main)
 
 
-def test_range_counts_from_the_position_at_the_call(arun, path, hold):
+RANGES = {
+    "lockf": lambda file: fcntl.lockf(file, fcntl.LOCK_EX, 10, -20, os.SEEK_CUR),
+    "os.lockf": lambda file: os.lockf(file.fileno(), os.F_LOCK, -20),
+}
+"""Each locks from octet 20 on where the position is 40, and ten octets or twenty."""
+
+
+@pytest.mark.parametrize(("name", "last"), [("lockf", 29), ("os.lockf", 39)])
+def test_range_counts_from_the_position_at_the_call(arun, path, hold, name, last):
     async def main():
         holder = hold("lockf")
         with open(path, "r+b", buffering=0) as file:
             file.seek(40)
-            task = asyncio.create_task(to_greenlet(fcntl.lockf, file, fcntl.LOCK_EX, 10, -20, os.SEEK_CUR))
+            task = asyncio.create_task(to_greenlet(RANGES[name], file))
             await until_parked()
             file.seek(0)
             holder.give_back()
             await asyncio.wait_for(task, 20)
-            for start, free in ((0, True), (19, True), (20, False), (29, False), (30, True), (80, True)):
+            for start, free in ((0, True), (19, True), (20, False), (last, False), (last + 1, True), (80, True)):
                 code = (
                     f"import fcntl; file = open({str(path)!r}, 'r+'); "
                     f"fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, {start})"
@@ -244,7 +261,14 @@ WRONG = [
     ("lockf", -1, fcntl.LOCK_EX), ("lockf", 10**6, fcntl.LOCK_EX), ("lockf", 0, 64), ("flock",), ("lockf", 0),
     ("fcntl", -1, fcntl.F_SETLKW, b""), ("fcntl", 10**6, fcntl.F_SETLKW, request(fcntl.F_WRLCK)),
     ("fcntl", 0, fcntl.F_SETLKW, b"x" * 2000), ("fcntl", 10**6, fcntl.F_GETFL), ("fcntl",),
+    ("os.lockf", -1, os.F_LOCK, 0), ("os.lockf", 10**6, os.F_LOCK, 0), ("os.lockf", 0, 64, 0),
+    ("os.lockf", 0, os.F_LOCK),
 ]  # fmt: skip
+
+
+def place(name):
+    module, _, name = name.rpartition(".")
+    return (os if module else fcntl), name
 
 
 def outcome(fn, *args):
@@ -255,8 +279,11 @@ def outcome(fn, *args):
 
 
 def test_what_is_wrong_raises_as_natively(arun):
-    native = [outcome(monkey.original("fcntl", name), *args) for name, *args in WRONG]
-    green = arun(lambda: to_greenlet(lambda: [outcome(getattr(fcntl, name), *args) for name, *args in WRONG]))
+    def outcomes(find):
+        return [outcome(find(*place(name)), *args) for name, *args in WRONG]
+
+    native = outcomes(lambda module, name: monkey.original(module.__name__, name))
+    green = arun(lambda: to_greenlet(outcomes, getattr))
     named = [(kind, text.replace("_done", "")) for kind, text in native]
     assert [(kind, text) for kind, text in green if kind is not TypeError] == [
         (kind, text) for kind, text in named if kind is not TypeError
@@ -264,12 +291,13 @@ def test_what_is_wrong_raises_as_natively(arun):
     assert [kind for kind, _ in green] == [kind for kind, _ in native]
 
 
-@pytest.mark.parametrize("name", ["flock", "lockf", "fcntl"])
+@pytest.mark.parametrize("name", ["flock", "lockf", "fcntl", "os.lockf"])
 def test_looks_as_natively(name):
-    green, native = getattr(fcntl, name), monkey.original("fcntl", name)
+    module, name = place(name)
+    green, native = getattr(module, name), monkey.original(module.__name__, name)
     assert green is not native
     assert inspect.signature(green) == inspect.signature(native)
-    assert (green.__name__, green.__module__, green.__doc__) == (native.__name__, native.__module__, native.__doc__)
+    assert (green.__name__, green.__module__, green.__doc__) == (native.__name__, module.__name__, native.__doc__)
 
 
 def test_other_commands(arun, path):

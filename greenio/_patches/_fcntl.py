@@ -1,4 +1,4 @@
-"""`fcntl.flock`, `lockf`, and `fcntl` with a command that waits for a lock.
+"""`fcntl.flock`, `lockf`, and `fcntl` with a command that waits for a lock, and `os.lockf`.
 
 The call is tried with the variant that does not wait, and tried again after delays that grow up to a bound. Nobody
 tells when another process gives a file lock back, except to a thread that waits in the kernel. Such a thread cannot be
@@ -27,6 +27,7 @@ __all__ = ["ATTEMPTS", "GROUP"]
 _native_flock = fcntl_module.flock
 _native_lockf = fcntl_module.lockf
 _native_fcntl = fcntl_module.fcntl
+_native_os_lockf = os.lockf
 
 _SHORTEST, _LONGEST = 0.001, 0.02
 """Seconds between two attempts, at first and at most."""
@@ -114,6 +115,20 @@ def _offset(fd: Any, whence: int) -> int:
     return os.fstat(number).st_size if whence == os.SEEK_END else 0
 
 
+@like(_native_os_lockf)
+def os_lockf(fd: int, command: int, length: int, /) -> None:
+    green = green_caller()
+    if green is None or command != os.F_LOCK:
+        return _done(_native_os_lockf(fd, command, length))  # type: ignore[no-any-return]
+    take_turn(green)
+    try:
+        return _done(_native_os_lockf(fd, os.F_TLOCK, length))  # type: ignore[no-any-return]
+    except BlockingIOError:
+        start = _offset(fd, os.SEEK_CUR)
+    attempt = partial(_native_lockf, fd, fcntl_module.LOCK_EX | fcntl_module.LOCK_NB, length, start, os.SEEK_SET)
+    return _wait(green, attempt)  # type: ignore[no-any-return]
+
+
 @like(_native_fcntl)
 def fcntl(fd: Any, cmd: int, arg: Any = 0, /) -> Any:
     if cmd not in _GIVING:
@@ -133,10 +148,11 @@ def fcntl(fd: Any, cmd: int, arg: Any = 0, /) -> Any:
 _NO_WAIT = fcntl_module.LOCK_NB | fcntl_module.LOCK_UN
 
 ATTEMPTS: dict[str, Callable[..., object]] = {
-    "flock": lambda fd, operation: operation & _NO_WAIT or _native_flock(fd, operation | fcntl_module.LOCK_NB),
-    "lockf": lambda fd, cmd, *args: cmd & _NO_WAIT or _native_lockf(fd, cmd | fcntl_module.LOCK_NB, *args),
-    "fcntl": lambda fd, cmd, arg=0: cmd not in _TRIES or _native_fcntl(fd, _TRIES[cmd], arg),
+    "fcntl.flock": lambda fd, operation: operation & _NO_WAIT or _native_flock(fd, operation | fcntl_module.LOCK_NB),
+    "fcntl.lockf": lambda fd, cmd, *args: cmd & _NO_WAIT or _native_lockf(fd, cmd | fcntl_module.LOCK_NB, *args),
+    "fcntl.fcntl": lambda fd, cmd, arg=0: cmd not in _TRIES or _native_fcntl(fd, _TRIES[cmd], arg),
+    "os.lockf": lambda fd, command, length: command != os.F_LOCK or _native_os_lockf(fd, os.F_TLOCK, length),
 }
 """For each call that may wait what tries once: BlockingIOError says that somebody else has the lock."""
 
-GROUP = Group("fcntl", patches(fcntl_module, [flock, lockf, fcntl]))
+GROUP = Group("fcntl", (*patches(fcntl_module, [flock, lockf, fcntl]), *patches(os, [os_lockf])))

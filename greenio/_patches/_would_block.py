@@ -331,7 +331,7 @@ TABLE: tuple[Watched, ...] = (
     Watched("multiprocessing.popen_fork.Popen.wait", _wait_waits, _runs, call="multiprocessing.Process.join"),
     Watched("multiprocessing.connection.Connection._recv_bytes", _anything, _connection_empty),
     Watched("multiprocessing.connection.Connection._send_bytes", _anything, _connection_full),
-    *(Watched(f"fcntl.{name}", _anything, _is_held(attempt)) for name, attempt in ATTEMPTS.items()),
+    *(Watched(target, _anything, _is_held(attempt)) for target, attempt in ATTEMPTS.items()),
     Watched("signal.sigwait", _wait_waits, _none_pending),
     Watched("signal.sigwaitinfo", _wait_waits, _none_pending),
     Watched("signal.sigtimedwait", _wait_waits, _none_pending),
