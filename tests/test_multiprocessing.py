@@ -20,7 +20,7 @@ import pytest
 from greenio import monkey, spawn, timeout, to_greenlet
 from greenio._patches import _connections
 from greenio._patches._semaphores import SemLock
-from waiting import until, until_parked
+from waiting import parked, until, until_parked
 
 pytestmark = [
     pytest.mark.usefixtures("patched"),
@@ -407,6 +407,27 @@ def make(request):
     return LOCKS[request.param]
 
 
+class Unscheduled:
+    """A native semaphore for which a thread has waited that is given no processor: it takes, and goes on, when told."""
+
+    def __init__(self, native):
+        self.native = native
+        self.waits, self.take, self.taken, self.go_on = (threading.Event() for _ in range(4))
+
+    def acquire(self, block=True, timeout=None):
+        if not block:
+            return self.native.acquire(False)
+        self.waits.set()
+        self.take.wait()
+        taken = self.native.acquire(False)
+        self.taken.set()
+        self.go_on.wait()
+        return taken
+
+    def __getattr__(self, name):
+        return getattr(self.native, name)
+
+
 class TestLocks:
     def test_greens_exclude_one_another(self, arun, make):
         async def main():
@@ -457,6 +478,27 @@ class TestLocks:
                 assert await asyncio.wait_for(task, 20) is True
             finally:
                 holder.end()
+
+        arun(main)
+
+    def test_a_permit_that_nobody_waits_for_any_more_is_there_at_once(self, arun):
+        """The thread that watches on behalf of greens may have it in its hands at the time."""
+
+        async def main():
+            lock = fork.Semaphore(0)
+            native = lock._semlock._native = Unscheduled(lock._semlock._native)
+            task = asyncio.create_task(to_greenlet(lock.acquire))
+            await until(native.waits.is_set)
+            task.cancel()
+            await ended(task)
+            lock.release()
+            native.take.set()
+            await until(native.taken.is_set)
+            trying = asyncio.create_task(to_greenlet(lock.acquire, False))
+            await until(lambda: trying.done() or parked())
+            native.go_on.set()
+            assert await ended(trying) == [True]
+            assert not await to_greenlet(lock.acquire, False)
 
         arun(main)
 

@@ -3,7 +3,8 @@
 The native semaphore is written in C and has no descriptor. It stays, and a `SemLock` stands before it. Greens try it,
 queue and park, as for a lock of `threading`; what this process gives back invites the first of them. What other
 processes give back, a thread waits for, natively, as long as a green waits. It hands over the permit that it gets, or
-gives it back if everybody has left meanwhile, so that a wait that is cancelled or times out loses none.
+gives it back if everybody has left meanwhile, so that a wait that is cancelled or times out loses none. A green that
+only tries, while nobody waits, waits for the end of the thread, which may have in its hands what nobody wants any more.
 
 A recursive lock belongs to a green. Natively it belongs to a thread, which all greens of a loop share; so a permit that
 the watching thread has taken cannot be handed over. It is given back at once, and the first green tries.
@@ -21,6 +22,7 @@ from typing import Any
 
 from .. import _original
 from .._core import Green
+from .._sync import Lock
 from .._sync._waiting import NOTHING, Shared
 from ._socket_state import green_caller
 from ._table import Patch, like, patches
@@ -32,6 +34,9 @@ _RECURSIVE = 0
 
 _SLICE = 0.1
 """Seconds after which the watching thread looks whether anybody still waits."""
+
+_PATIENCE = 10 * _SLICE
+"""Seconds for that thread to end, once nobody waits."""
 
 
 class SemLock(Shared):
@@ -50,7 +55,7 @@ class SemLock(Shared):
         self._owner: Green | None = None
         self._holds = 0
         self._kept: list[bool] = []  # a permit each, on its way from the watching thread to a green
-        self._watched = _original.allocate_lock()  # held by the watching thread
+        self._watched = Lock()  # held by the watching thread
         self._tried = _original.allocate_lock()  # released by a green that has tried
         self._tried.acquire()
 
@@ -77,12 +82,27 @@ class SemLock(Shared):
 
     def _acquire_green(self, green: Green, block: bool, timeout: float | None) -> bool:
         if not block or (timeout is not None and not timeout > 0):
-            return self._attempt() is not NOTHING
+            return self._attempt() is not NOTHING or self._attempt_unwatched()
         if not self._waiters and self._attempt() is not NOTHING:
             return True
         if timeout is not None and timeout >= _thread.TIMEOUT_MAX:
             timeout = None
         return self._wait(green, timeout) is True
+
+    def _attempt_unwatched(self) -> bool:
+        """Try once more, if nobody waits, when the watching thread has ended. Parks."""
+        if self._waiters:
+            return False
+        try:
+            if not self._watched.acquire(True, _PATIENCE):
+                return False
+            try:
+                return self._attempt() is not NOTHING
+            finally:
+                self._watched.release()
+        finally:
+            if self._waiters:  # since just now
+                self._watch()
 
     def _acquire_beside_green(self, block: bool, timeout: float | None) -> bool:
         """Acquire for native code what a green of the same thread owns, which is not going to run meanwhile."""
