@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import contextvars
 import importlib
+import signal
 import sys
 import threading
 import time
@@ -20,6 +21,7 @@ pytestmark = pytest.mark.usefixtures("patched")
 
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable")
 PINNED = ("asyncio", "concurrent.futures")
+WHEN = [concurrent.futures.ALL_COMPLETED, concurrent.futures.FIRST_COMPLETED, concurrent.futures.FIRST_EXCEPTION]
 
 
 class Failure(Exception):
@@ -316,6 +318,77 @@ class TestExecutors:
                 assert await asyncio.wait_for(task, 20) is True
 
         arun(main)
+
+    @pytest.mark.parametrize("return_when", WHEN)
+    def test_a_cancelled_wait_leaves_nothing_in_the_futures(self, arun, return_when):
+        async def main():
+            futures = [concurrent.futures.Future() for _ in range(2)]
+            for wait in (concurrent.futures.wait, lambda futures, *_: list(concurrent.futures.as_completed(futures))):
+                task = spawn(wait, futures, None, return_when)
+                await until_parked()
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+                assert [future._waiters for future in futures] == [[], []]
+
+        arun(main)
+
+    @pytest.mark.parametrize("return_when", WHEN)
+    @pytest.mark.parametrize("how", ["result", "failure", "cancelled"])
+    def test_wait_ends_when_it_does_natively(self, arun, how, return_when):
+        def settle(future):
+            if how == "failure":
+                future.set_exception(Failure())
+            elif how == "result":
+                future.set_result(1)
+            else:
+                future.cancel()
+                future.set_running_or_notify_cancel()
+
+        async def main():
+            futures = [concurrent.futures.Future() for _ in range(3)]
+            native = monkey.original("concurrent.futures", "wait")
+            task = spawn(concurrent.futures.wait, futures, 20, return_when)
+            await until_parked()
+            settle(futures[0])
+            first = ({futures[0]}, {*futures[1:]})
+            assert await to_greenlet(concurrent.futures.wait, futures, 0.001, return_when) == first
+            assert native(futures, 0, return_when) == first
+            if return_when == "FIRST_COMPLETED" or (return_when, how) == ("FIRST_EXCEPTION", "failure"):
+                assert native(futures, None, return_when) == first
+                assert await asyncio.wait_for(task, 20) == first
+                return
+            assert not task.done()
+            for future in futures[1:]:
+                settle(future)
+            assert await asyncio.wait_for(task, 20) == native(futures) == ({*futures}, set())
+
+        arun(main)
+
+    def test_the_timeout_of_a_signal_handler_is_not_that_of_wait(self, arun):
+        def alarm(*_):
+            raise TimeoutError("of the handler")
+
+        async def main():
+            before = await to_greenlet(signal.signal, signal.SIGALRM, alarm)
+            try:
+                task = spawn(concurrent.futures.wait, [concurrent.futures.Future()], 60)
+                await until_parked()
+                signal.raise_signal(signal.SIGALRM)
+                with pytest.raises(TimeoutError, match="of the handler"):
+                    await asyncio.wait_for(task, 20)
+            finally:
+                signal.signal(signal.SIGALRM, before)
+
+        arun(main)
+
+    def test_wait_refuses_what_it_refuses_natively(self, arun):
+        future = concurrent.futures.Future()
+        for wrong in (([future], 0.001, "SOMETIME"), (None,), ([future], "soon")):
+            with pytest.raises((TypeError, ValueError)) as native:
+                monkey.original("concurrent.futures", "wait")(*wrong)
+            with pytest.raises(native.type):
+                arun(lambda wrong=wrong: to_greenlet(concurrent.futures.wait, *wrong))
 
 
 def test_imports_in_green_code_and_threads_at_once(arun, tmp_path, monkeypatch):

@@ -3,21 +3,28 @@
 `submit` has three locks at once, one of which was made at import and therefore is native. Were another one green, a
 park for it would leave the native one held by a greenlet, and the next `submit` would hold the loop for good. Native
 locks are held for moments only; what waits for long, a `Condition.wait` without any of them, parks all the same.
+
+In a green `concurrent.futures.wait` waits by way of `as_completed`. The stock function leaves a part of itself in each
+future if its wait is interrupted: natively that takes Ctrl-C, in green code it is an everyday cancellation.
 """
 
 from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent import futures
 from concurrent.futures import _base, thread
+from contextlib import closing
 from types import ModuleType
 from typing import Any
 
 from .. import _original
+from .._core import current_green
 from ._references import instance_vars
+from ._table import like, patches
 
-__all__ = ["PARTS_OF_EXECUTORS", "conditions_of_executors", "pin_executors", "unpin_executors"]
+__all__ = ["PARTS_OF_EXECUTORS", "WAIT", "conditions_of_executors", "pin_executors", "unpin_executors"]
 
 PARTS_OF_EXECUTORS = (_base.Future, _base._Waiter, thread.ThreadPoolExecutor)
 """Classes whose instances keep the native locks that they have."""
@@ -89,3 +96,36 @@ def conditions_of_executors(instance: Any) -> Iterator[Any]:
     yield held.get("_condition")
     for name in "_idle_semaphore", "event":
         yield (instance_vars(held.get(name)) or {}).get("_cond")
+
+
+_native_wait = futures.wait
+
+
+@like(_native_wait)
+def wait(fs: Iterable[Any], timeout: float | None = None, return_when: str = futures.ALL_COMPLETED) -> Any:
+    if current_green() is None:
+        return _native_wait(fs, timeout, return_when)
+    fs = set(fs)
+    found = _native_wait(fs, 0, return_when)
+    if not found.not_done or (timeout is not None and timeout <= 0):
+        return found
+    end = None if timeout is None else _original.monotonic() + timeout
+    try:
+        with closing(futures.as_completed(fs, timeout)) as completed:  # type: ignore[type-var]
+            for future in completed:
+                if _suffices(future, return_when):
+                    break
+    except futures.TimeoutError:
+        if end is None or _original.monotonic() < end:
+            raise  # a signal handler's, say
+    return _native_wait(fs, 0, return_when)
+
+
+def _suffices(future: futures.Future[Any], return_when: str) -> bool:
+    """Tell whether a future that is done ends the wait for it and others."""
+    if return_when == futures.FIRST_EXCEPTION:
+        return not future.cancelled() and future.exception() is not None
+    return return_when == futures.FIRST_COMPLETED
+
+
+WAIT = patches(futures, [wait])

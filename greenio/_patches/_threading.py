@@ -17,7 +17,7 @@ from typing import Any
 from .. import _original
 from .._core import current_green, getcurrent
 from .._sync import Lock, OldLock, PassableRLock, RLock, SimpleQueue
-from ._executors import pin_executors, unpin_executors
+from ._executors import WAIT, pin_executors, unpin_executors
 from ._green_threads import start_greenlet, starts_greenlet
 from ._identity import IDENTITY
 from ._logging import LOGGING, exchange_logging_locks, restore_logging_locks
@@ -205,6 +205,7 @@ GROUP = Group(
         Patch(queue, "SimpleQueue", SimpleQueue),
         *IDENTITY,
         *LOGGING,
+        *WAIT,
     ),
     do=_exchange_old_locks,
     undo=_restore_old_locks,
