@@ -1,13 +1,12 @@
-"""Which of CPython's test modules are run, in which modes, and which of their tests are left out, and why."""
+"""Which of CPython's test modules are run, and in which modes."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
 
-__all__ = ["LEFT_OUT", "MODULES", "NOT_IN_CI", "Module", "Omission", "chosen", "omitted"]
+__all__ = ["MODULES", "Module", "chosen"]
 
 DEFAULT = (3, 11)
 """The version whose CI run is the full one. The others run the core."""
@@ -21,6 +20,7 @@ class Module:
         name: Its name.
         green: Whether its suite is run in a greenlet, too.
         core: Whether CI runs it on every version.
+        whole: Whether all of it is run unpatched too, to compare with; if that is too slow, just what did not pass.
         limit: Seconds for one run, on a loaded machine.
         test_limit: Seconds for one test, before it is cancelled if it is green.
         weight: Seconds that one run takes about, on a quiet machine; the slow ones are started first.
@@ -30,6 +30,7 @@ class Module:
     name: str
     green: bool = True
     core: bool = False
+    whole: bool = True
     limit: float = 600.0
     test_limit: float = 60.0
     weight: float = 3.0
@@ -89,7 +90,7 @@ MODULES = (
     Module("test_asynchat"),
     Module("test_smtpd"),
     Module("test_logging", weight=18),
-    Module("test_concurrent_futures", core=True, limit=1200, weight=170),
+    Module("test_concurrent_futures", core=True, whole=False, limit=1200, weight=170),
     Module("test_context"),
     Module("test_sched"),
     Module("test_contextlib"),
@@ -99,51 +100,10 @@ MODULES = (
     Module("test_threadedtempfile"),
     Module("test_faulthandler", weight=16),
     Module("test_asyncio", green=False, limit=1200, weight=200),
-    Module("test_multiprocessing_fork", green=False, core=True, limit=1200, weight=65),
-    Module("test_multiprocessing_spawn", green=False, core=True, limit=1200, weight=120),
-    Module("test_multiprocessing_forkserver", green=False, core=True, limit=1200, weight=125),
+    Module("test_multiprocessing_fork", green=False, core=True, whole=False, limit=1200, weight=65),
+    Module("test_multiprocessing_spawn", green=False, core=True, whole=False, limit=1200, weight=120),
+    Module("test_multiprocessing_forkserver", green=False, core=True, whole=False, limit=1200, weight=125),
 )
-
-
-@dataclass(frozen=True)
-class Omission:
-    """Tests that are not run, and why.
-
-    Attributes:
-        tests: The name of a test, of a class or of a module.
-        reason: Why, in a sentence.
-        modes: "N", "G" or both.
-    """
-
-    tests: str
-    reason: str
-    modes: str = "NG"
-
-
-LEFT_OUT = (
-    Omission(
-        "test.test_socket.ThreadedVSOCKSocketStreamTest",
-        "Connects to the host by AF_VSOCK, and hangs unpatched where the machine has the device but nobody answers.",
-    ),
-    *(
-        Omission(
-            f"test.test_concurrent_futures.{place}ProcessPool{start}ProcessPoolExecutorTest.test_idle_process_reuse_one",
-            "The pool notes that a process is idle after it has handed over the result; who waits is to be slower.",
-            modes="G",
-        )
-        for place in ("", "test_process_pool.")
-        for start in ("Spawn", "Forkserver")
-    ),
-)
-"""Never run: they say nothing about greenio, or now this and now that."""
-
-NOT_IN_CI: tuple[Omission, ...] = ()
-"""Slow, and they hardly touch what is patched: `nox -s stdlib` runs them, CI does not."""
-
-
-def omitted(mode: str, ci: bool) -> Iterable[str]:
-    """List what is to be left out."""
-    return [entry.tests for entry in (*LEFT_OUT, *(NOT_IN_CI if ci else ())) if mode[0] in entry.modes]
 
 
 def chosen(ci: bool) -> list[Module]:

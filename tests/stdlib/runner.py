@@ -4,9 +4,10 @@
     scripts/stdlib test_socket -m G-uvloop    one module in one mode
     scripts/stdlib test_socket test_ssl -v    with the tracebacks of what failed
 
-Mode N: everything is patched, and the suite runs in native code. The result has to be that of the unpatched run. What
-is collected and what a decorator skips is told by an unpatched process; any test that did something else than pass is
-then run unpatched too, and has to do the same there. `--full` runs the whole module unpatched instead.
+Mode N: everything is patched, and the suite runs in native code. The result has to be that of the unpatched run, of
+which there is one a module for all modes. A few modules are too slow for that, unless `--full` is given. Then what is
+collected and what a decorator skips is told by an unpatched process, and any test that did something else than pass is
+run unpatched too, and has to do the same there.
 
 Mode G-asyncio, G-uvloop: the whole suite runs in one greenlet of a running loop. What passes unpatched has to pass, and
 the loop must not have stood still for longer than the work of the test explains.
@@ -25,15 +26,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from .known_failures import known
-from .modules import Module, chosen, omitted
+from .known_failures import Known, known
+from .modules import Module, chosen
 
-__all__ = ["MODES", "Report", "judge"]
+__all__ = ["MODES", "Report", "judge", "run_unpatched"]
 
 WORKER = Path(__file__).with_name("worker.py")
 MODES = ("N", "G-asyncio", "G-uvloop")
@@ -63,6 +65,7 @@ class Run:
         unfinished: Tests that were started and did not end.
         ended: Whether the process came to its end.
         errors: What it printed.
+        cut_short: Why not everything was run; empty if it was.
     """
 
     collected: list[str] = field(default_factory=list)
@@ -71,6 +74,7 @@ class Run:
     unfinished: list[str] = field(default_factory=list)
     ended: bool = False
     errors: str = ""
+    cut_short: str = ""
 
     def outcome(self, test: str) -> str:
         """Tell what became of a test."""
@@ -99,6 +103,7 @@ class Report:
         module: The module's name.
         mode: The mode.
         tests: How many tests there are.
+        unpatched: How many were run unpatched, too.
         skipped: How many of them were skipped.
         parks: How often they parked.
         seconds: How long all of it took.
@@ -110,6 +115,7 @@ class Report:
     module: str
     mode: str
     tests: int = 0
+    unpatched: int = 0
     skipped: int = 0
     parks: int = 0
     seconds: float = 0.0
@@ -125,7 +131,10 @@ class Report:
         self.parks = sum(record["parks"] for record in records)
 
     def __str__(self) -> str:
-        counts = f"{self.tests} tests, {self.skipped} skipped, {self.parks} parks, {self.seconds:.0f} s"
+        counts = (
+            f"{self.tests} tests, {self.unpatched} unpatched too, {self.skipped} skipped, {self.parks} parks, "
+            f"{self.seconds:.0f} s"
+        )
         more = [f"{len(self.problems)} problems"] if self.problems else []
         more += [f"{len(self.expected)} known failures"] if self.expected else []
         more += [f"{len(self.flaky)} flaky: {' '.join(self.flaky)}"] if self.flaky else []
@@ -137,7 +146,6 @@ def execute(
     mode: str,
     *,
     patch: bool,
-    ci: bool,
     only: list[str] | None = None,
     without: Iterable[str] = (),
 ) -> Run:
@@ -148,7 +156,7 @@ def execute(
         command += [str(output), f"--test-limit={module.test_limit}"]
         command += ["--patch"] if patch else []
         command += [f"--loop={mode.partition('-')[2]}"] if patch and mode != "N" else []
-        command += [f"--without={name}" for name in (*omitted(mode, ci), *without)]
+        command += [f"--without={name}" for name in without]
         if only is not None:
             listed = Path(scratch, "only")
             listed.write_text("\n".join(_owner(name) for name in only or ["-"]))
@@ -204,71 +212,99 @@ def read(output: Path, errors: str, status: int) -> Run:
     return run
 
 
-def judge(module: Module, mode: str, *, ci: bool = False, full: bool = False) -> Report:
+def run_unpatched(module: Module) -> Run:
+    """Run a whole module unpatched, but for what hangs there too."""
+    return _execute_to_the_end(module, "N", patch=False, without=_hanging(_known(module, "N")))
+
+
+def judge(module: Module, mode: str, whole: Future[Run] | None = None) -> Report:
     """Run a module in a mode, and compare it with the unpatched run.
 
     Args:
         module: The module.
         mode: One of MODES.
-        ci: Leave out what CI leaves out.
-        full: Run the whole module unpatched, and not just what did not pass.
+        whole: What `run_unpatched` finds. Without it just what did not pass is run unpatched.
     """
     began = time.monotonic()
     report = Report(module.name, mode)
-    expected = known(mode)
-    hanging = [test for test, entry in expected.items() if entry.hangs and test.startswith(f"{module.full_name}.")]
-    run = _execute_to_the_end(module, mode, ci, hanging)
-    native = execute(module, mode, patch=False, ci=ci, only=None if full else _not_passed(run))
+    entries = _known(module, mode)
+    hanging = _hanging(entries)
+    run = _execute_to_the_end(module, mode, patch=True, without=hanging)
+    native = whole.result() if whole else execute(module, mode, patch=False, only=_not_passed(run))
     report.count(run)
-    if not run.ended and not run.unfinished:
-        report.problems[module.name] = f"did not end\n{run.errors[-6000:]}"
+    report.unpatched = len(native.results)
+    if run.cut_short or native.cut_short:
+        report.problems[module.name] = run.cut_short or f"unpatched {native.cut_short}"
     elif sorted(run.collected) != sorted(native.collected):
         odd = set(run.collected).symmetric_difference(native.collected)
         report.problems[module.name] = f"{len(odd)} tests were collected only here or there: {sorted(odd)[:5]}"
-    tests = {*run.results, *run.unfinished, *(native.results if full else ())}
-    different = sorted(test for test in tests if run.outcome(test) != _there(native, test))
+    tests = {*run.results, *run.unfinished}
+    if whole:
+        tests |= {*native.results, *native.unfinished} - {*hanging}
+    different = sorted(test for test in tests if run.outcome(test) != _there(native, test, bool(whole)))
+    expected = {test: entry for entry in entries for test in run.collected if fnmatchcase(test, entry.test)}
     report.expected = [test for test in different if test in expected]
     unexpected = [test for test in different if test not in expected]
-    left = _different_again(module, mode, ci, unexpected)
+    left = _different_again(module, mode, unexpected)
     for test in unexpected:
         parks = run.results.get(test, {}).get("parks", 0)
-        problem = f"{run.outcome(test)} ({_there(native, test)} unpatched; {parks} parks)\n{run.detail(test)}"
+        problem = (
+            f"{run.outcome(test)} ({_there(native, test, bool(whole))} unpatched; {parks} parks)\n{run.detail(test)}"
+        )
         (report.problems if test in left else report.flaky)[test] = problem
-    for test in expected:
-        if test in run.results and test not in different:
+    for test, entry in expected.items():
+        if entry.hangs:
+            _check_hanging(report, module, mode, test, entry)
+        elif test in run.results and test not in different and not entry.sometimes:
             report.problems[test] = "a known failure passes: take it off the list"
-    for test in hanging:
-        if _hangs(module, mode, test):
-            report.expected.append(test)
-        else:
-            report.problems[test] = "it is known to hang, and does not: take it off the list"
+    if run.collected:
+        gone = [entry.test for entry in entries if entry not in expected.values()]
+        report.problems.update(dict.fromkeys(gone, "a known failure is no test on this version: mend the list"))
     report.seconds = time.monotonic() - began
     return report
 
 
-def _execute_to_the_end(module: Module, mode: str, ci: bool, without: list[str]) -> Run:
+def _check_hanging(report: Report, module: Module, mode: str, test: str, entry: Known) -> None:
+    """Run a test by itself, not for long, and note whether it does not end."""
+    alone = replace(module, limit=PATIENCE, test_limit=PATIENCE)
+    outcome = execute(alone, mode, patch=True, only=[test]).outcome(test)
+    if outcome == "hang" or (entry.sometimes and outcome not in GOOD):
+        report.expected.append(test)
+    elif not entry.sometimes:
+        report.problems[test] = "it is known to hang, and does not: take it off the list"
+
+
+def _known(module: Module, mode: str) -> list[Known]:
+    return [entry for entry in known(mode) if entry.test.startswith(f"{module.full_name}.")]
+
+
+def _hanging(entries: list[Known]) -> list[str]:
+    return [entry.test for entry in entries if entry.hangs]
+
+
+def _execute_to_the_end(module: Module, mode: str, *, patch: bool, without: list[str]) -> Run:
     """Run a module; where a test takes the process with it, go on with those that it had before it."""
-    run = execute(module, mode, patch=True, ci=ci, without=without)
-    for _ in range(_DEATHS):
-        left = [test for test in run.collected if test not in run.results and test not in run.unfinished]
-        if run.ended or not run.unfinished or not left:
+    run = last = execute(module, mode, patch=patch, without=without)
+    for deaths in range(1, _DEATHS + 2):
+        done = {*run.results, *run.unfinished, *without}
+        left = [test for test in run.collected if test not in done]
+        if last.ended or (last.unfinished and not left):
             break
-        more = execute(module, mode, patch=True, ci=ci, only=left, without=without)
-        run.results.update(more.results)
-        run.unfinished += more.unfinished
-        run.ended = more.ended
-        run.errors += more.errors
+        if not last.unfinished:
+            run.cut_short = f"did not end\n{run.errors[-6000:]}"
+            break
+        if deaths > _DEATHS:
+            run.cut_short = f"died {deaths} times, and {len(left)} tests were not run: {left[:5]}\n{run.errors[-6000:]}"
+            break
+        last = execute(module, mode, patch=patch, only=left, without=without)
+        run.results.update(last.results)
+        run.unfinished += last.unfinished
+        run.errors += last.errors
     return run
 
 
 _DEATHS = 5
-"""After so many the rest of the module is given up."""
-
-
-def _hangs(module: Module, mode: str, test: str) -> bool:
-    """Run a test by itself and tell whether it does not end."""
-    alone = replace(module, limit=PATIENCE, test_limit=PATIENCE)
-    return execute(alone, mode, patch=True, ci=False, only=[test]).outcome(test) == "hang"
+"""After so many and one more the rest of the module is given up, which fails the run."""
 
 
 def _not_passed(run: Run) -> list[str]:
@@ -277,15 +313,15 @@ def _not_passed(run: Run) -> list[str]:
     return [test for test in tests if run.outcome(test) != "ok" and test not in run.static_skips]
 
 
-def _there(native: Run, test: str) -> str:
-    """Tell what became of a test unpatched; what was not run there is what passed here, or a decorator skips."""
+def _there(native: Run, test: str, is_whole: bool) -> str:
+    """Tell what became of a test unpatched; of a part, what is missing is what passed here, or a decorator skips."""
     outcome = native.outcome(test)
-    if outcome != "not run":
+    if is_whole or outcome != "not run":
         return outcome
     return "skip" if test in native.static_skips else "ok"
 
 
-def _different_again(module: Module, mode: str, ci: bool, tests: list[str]) -> list[str]:
+def _different_again(module: Module, mode: str, tests: list[str]) -> list[str]:
     """Run tests again, without the rest of the module, and list those that differ each time.
 
     Some of CPython's own fail now and then, and all that watch a clock do on a busy machine.
@@ -293,8 +329,8 @@ def _different_again(module: Module, mode: str, ci: bool, tests: list[str]) -> l
     for _ in range(ATTEMPTS - 1):
         if not tests:
             return []
-        run = execute(module, mode, patch=True, ci=ci, only=tests)
-        native = execute(module, mode, patch=False, ci=ci, only=tests)
+        run = execute(module, mode, patch=True, only=tests)
+        native = execute(module, mode, patch=False, only=tests)
         tests = [test for test in tests if run.outcome(test) != native.outcome(test)]
     return tests
 
@@ -306,7 +342,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("-j", "--jobs", type=int, default=JOBS, help=f"processes at a time ({JOBS})")
     parser.add_argument("-v", "--verbose", action="store_true", help="show tracebacks")
     parser.add_argument("--ci", action="store_true", help="what continuous integration runs on this version")
-    parser.add_argument("--full", action="store_true", help="run whole modules unpatched to compare with")
+    parser.add_argument("--full", action="store_true", help="run the slow modules unpatched as a whole, too")
     return parser.parse_args()
 
 
@@ -331,7 +367,12 @@ def main() -> int:
     began = time.monotonic()
     failed: list[str] = []
     with ThreadPoolExecutor(options.jobs) as pool:
-        running = [pool.submit(judge, *job, ci=options.ci, full=options.full) for job in select(options)]
+        unpatched: dict[Module, Future[Run]] = {}
+        running: list[Future[Report]] = []
+        for module, mode in select(options):
+            if (options.full or module.whole) and module not in unpatched:
+                unpatched[module] = pool.submit(run_unpatched, module)  # before those that wait for it
+            running.append(pool.submit(judge, module, mode, unpatched.get(module)))
         for future in as_completed(running):
             report = future.result()
             print(report, flush=True)
