@@ -575,6 +575,11 @@ def test_serve(suite, arguments):
                 await send({"type": "lifespan.startup.failed", "message": ""})
             with pytest.raises(RuntimeError, match="failed in its lifespan"):
                 serve(broken)
+            def unmade():
+                raise LookupError("unmade")
+            with socket.create_connection(serve(unmade).rpartition("/")[2].split(":")) as sock:
+                assert sock.recv(1) == b""
+            assert "unmade" in caplog.text
 
         @pytest.fixture
         def address(serve):
@@ -622,6 +627,56 @@ def test_serve(suite, arguments):
         *arguments,
     )
     result.assert_outcomes(passed=8)
+
+
+@pytest.mark.parametrize("ini", ["", "greenio_loop_factory = uvloop\n"], ids=["asyncio", "uvloop"])
+def test_serve_ends_while_connections_are_made(suite, ini):
+    """However far the loop has come with a connection when the test ends."""
+    if ini:
+        pytest.importorskip("uvloop")
+    result = suite(
+        """
+        import gc
+
+        MADE, LOST, KEPT = [], [], []
+
+        class Counted(asyncio.Protocol):
+            def connection_made(self, transport):
+                MADE.append(transport)
+
+            def connection_lost(self, error):
+                LOST.append(self)
+
+        @pytest.mark.greenio
+        @pytest.mark.parametrize("kept", [False, True])
+        @pytest.mark.parametrize("turns", range(8))
+        def test_connects(serve, turns, kept):
+            host, port = serve(Counted).rpartition("/")[2].split(":")
+            sock = socket.create_connection((host, int(port)))
+            for _ in range(turns):
+                await_(asyncio.sleep(0))
+            if kept:
+                KEPT.append(sock)
+            else:
+                sock.close()
+
+        def test_nothing_is_left():
+            gc.collect()
+            assert len(MADE) == len(LOST) > 0
+            assert all(transport.is_closing() for transport in MADE)
+            for sock in KEPT:
+                sock.settimeout(5)
+                try:
+                    assert sock.recv(1) == b""
+                except ConnectionResetError:
+                    pass
+                sock.close()
+        """,
+        *("-p", "no:asyncio"),
+        ini=ini,
+        timeout=20,
+    )
+    result.assert_outcomes(passed=17)
 
 
 def test_clients(suite):

@@ -70,7 +70,7 @@ class Serve:
         port = listening.getsockname()[1]
         try:
             if kind == "protocol":
-                self._stops.append(await _serve_protocol(app, listening))
+                self._stops.append(_Protocols(app, listening).stop)
                 return f"tcp://127.0.0.1:{port}"
             self._stops.append(await _serve_http(green_wsgi(app) if kind == "wsgi" else app, listening, kind))
         except BaseException:
@@ -98,30 +98,51 @@ def _kind(app: Any) -> Kind:
     raise TypeError(f"serve() cannot tell what {app!r} is; say so by kind='asgi', 'wsgi' or 'protocol'")
 
 
-async def _serve_protocol(factory: Callable[[], asyncio.BaseProtocol], listening: socket.socket) -> Stop:
-    transports: list[asyncio.Transport] = []
+class _Protocols:
+    """Accepts connections for protocols, and is told of each.
 
-    def make() -> asyncio.BaseProtocol:
-        protocol = factory()
-        made = protocol.connection_made
+    Not `loop.create_server`: nobody can wait for the connections that it has accepted and not yet handed over. From
+    CPython 3.12 on its `wait_closed` waits for ever if one is left out, and a closed server loses some unclosed.
+    """
 
-        def connection_made(transport: Any) -> None:
-            transports.append(transport)
-            made(transport)
+    def __init__(self, factory: Callable[[], asyncio.BaseProtocol], listening: socket.socket) -> None:
+        self._factory = factory
+        self._listening = listening
+        self._loop = asyncio.get_running_loop()
+        self._connecting: set[asyncio.Task[None]] = set()
+        self._transports: list[asyncio.Transport] = []
+        listening.setblocking(False)
+        self._loop.add_reader(listening, self._accept)
 
-        protocol.connection_made = connection_made  # type: ignore[method-assign]
-        return protocol
+    def _accept(self) -> None:
+        with contextlib.suppress(BlockingIOError, InterruptedError, ConnectionAbortedError):
+            sock, _ = self._listening.accept()
+            task = self._loop.create_task(self._connect(sock))
+            self._connecting.add(task)
+            task.add_done_callback(self._connecting.discard)
 
-    server = await asyncio.get_running_loop().create_server(make, sock=listening)
+    async def _connect(self, sock: socket.socket) -> None:
+        try:
+            protocol = self._factory()
+        except BaseException:
+            sock.close()
+            raise
+        transport, _ = await self._loop.connect_accepted_socket(lambda: protocol, sock)
+        self._transports.append(transport)
 
-    async def stop() -> None:
-        server.close()
-        for transport in transports:
+    async def stop(self) -> None:
+        self._loop.remove_reader(self._listening)
+        self._listening.close()
+        await asyncio.gather(*self._connecting, return_exceptions=True)
+        for transport in self._transports:
             transport.abort()
-        await server.wait_closed()
-        await asyncio.sleep(0)  # the transports' own close is a callback
+        await _closed()
 
-    return stop
+
+async def _closed() -> None:
+    """Let transports close: a callback of theirs does, and that of uvloop one more."""
+    for _ in range(3):
+        await asyncio.sleep(0)
 
 
 async def _serve_http(app: AsgiApp, listening: socket.socket, kind: Kind) -> Stop:
@@ -148,7 +169,6 @@ async def _serve_http(app: AsgiApp, listening: socket.socket, kind: Kind) -> Sto
 
     async def stop() -> None:
         await server.shutdown(sockets=[listening])
-        for _ in range(3):  # the transports' own close is a callback
-            await asyncio.sleep(0)
+        await _closed()
 
     return stop
