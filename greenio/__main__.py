@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 from . import _original, debug, get_loop, monkey, run
 from ._patches._handlers import hear
 from ._sync import be_the_thread
+from .debug._watchdog import checked_threshold
 
 __all__ = ["main"]
 
@@ -41,9 +42,6 @@ options:
 
 `report` prints what would be patched here, `inspect` what the greenlets of a process do that has opted in.
 """
-
-_LONGEST = 1e9
-"""Seconds that a watchdog may be given: what a wait of the system can be told."""
 
 _Loop = Callable[[], Any]
 
@@ -125,11 +123,13 @@ def _set_loop(options: _Options, value: str) -> None:
 
 def _set_watchdog(options: _Options, value: str) -> None:
     try:
-        options.watchdog = float(value)
+        seconds = float(value)
     except ValueError:
-        options.watchdog = 0.0
-    if not 0 < options.watchdog <= _LONGEST:
-        raise _UsageError(f"--watchdog takes a number of seconds, more than 0, not {value!r}")
+        raise _UsageError(f"--watchdog takes a number of seconds, not {value!r}") from None
+    try:
+        options.watchdog = checked_threshold(seconds)
+    except ValueError as error:
+        raise _UsageError(f"--watchdog: {error}") from None
 
 
 _SWITCHES: dict[str, Callable[[_Options], object]] = {

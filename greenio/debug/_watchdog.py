@@ -18,13 +18,14 @@ from asyncio import AbstractEventLoop
 from collections.abc import Callable
 from contextvars import Context
 from dataclasses import dataclass
+from threading import TIMEOUT_MAX
 from types import TracebackType
 
 from .. import _original
 from .._core import current_green, get_loop, get_running_loop, host_if_any
 from ._stacks import Frame, is_idle, stack_of_thread
 
-__all__ = ["Hold", "Watchdog", "WatchdogStats", "watchdog", "watched_loops"]
+__all__ = ["Hold", "Watchdog", "WatchdogStats", "checked_threshold", "watchdog", "watched_loops"]
 
 _logger = logging.getLogger("greenio.watchdog")
 
@@ -87,6 +88,13 @@ class WatchdogStats:
     seconds: float = 0.0
 
 
+def checked_threshold(seconds: float) -> float:
+    """Refuse a threshold that nobody can wait for; return others."""
+    if not 0 < seconds <= TIMEOUT_MAX:
+        raise ValueError(f"threshold must be more than 0 seconds and at most {TIMEOUT_MAX:.0f}, not {seconds!r}")
+    return seconds
+
+
 class Watchdog:
     """Watches one loop from `start` to `stop`, or for the time of a `with` block. Made by `watchdog`."""
 
@@ -97,12 +105,10 @@ class Watchdog:
         report: Callable[[Hold], object] | None,
         every: float,
     ) -> None:
-        if not threshold > 0:
-            raise ValueError(f"threshold must be more than 0 seconds, not {threshold!r}")
         if not every >= 0:
             raise ValueError(f"every must be 0 seconds or more, not {every!r}")
         self._loop = loop
-        self._threshold = threshold
+        self._threshold = checked_threshold(threshold)
         self._report = report
         self._every = every
         self._stats = WatchdogStats()
@@ -322,7 +328,7 @@ def watchdog(
 
     Raises:
         RuntimeError: There is no loop here.
-        ValueError: The threshold is not positive, or `every` is negative or NaN.
+        ValueError: The threshold is not positive, or longer than `threading.TIMEOUT_MAX`; `every` is negative or NaN.
     """
     if loop is None:
         loop = get_running_loop() or (get_loop() if current_green() is not None else None)
