@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import io
 import os
 import queue
 import socket
@@ -490,6 +492,108 @@ class TestFaults:
         assert error is None
         assert injected.count("short read")
 
+    def test_messages_are_short_and_lose_nothing(self, conversation):
+        data = os.urandom(5_000)
+
+        def work(sock):
+            unsent, received = memoryview(data), b""
+            while len(received) < len(data):
+                if unsent:
+                    unsent = unsent[sock.sendmsg(iter([unsent[:300], unsent[300:1000]])) :]
+                received += sock.recvmsg(700, 300)[0]  # 300 has the bit of MSG_WAITALL, and is no flag
+                if len(received) < len(data):
+                    parts = bytearray(200), bytearray(100)
+                    count = sock.recvmsg_into(iter(parts))[0]
+                    received += (parts[0] + parts[1])[:count]
+            assert received == data
+
+        injected, error = conversation(work, short_reads=0.5, short_writes=0.5, seed=1)
+        assert error is None
+        for fault in (("short write", "sendmsg"), ("short read", "recvmsg"), ("short read", "recvmsg_into")):
+            assert Fault(*fault) in injected.injected
+
+    def test_short_message_has_a_part_of_what_is_there(self, arun, patched):
+        def work():
+            left, right = socket.socketpair()
+            with left, right, faults(short_reads=1.0, short_writes=1.0) as injected:
+                sent = left.sendmsg([b"abc", b"def"])
+                assert 0 < sent < 6
+                left.send(b"x" * 100)
+                assert 0 < len(right.recvmsg(8)[0]) < 8
+                parts = bytearray(b"-" * 4), bytearray(b"-" * 4)
+                count = right.recvmsg_into(parts)[0]
+                assert 0 < count < 8
+                assert (parts[0] + parts[1])[count:] == b"-" * (8 - count)
+            return injected.injected
+
+        async def main():
+            calls = [fault.call for fault in await to_greenlet(work)]
+            assert calls == ["sendmsg", "send", "recvmsg", "recvmsg_into"]
+
+        arun(main)
+
+    @pytest.mark.parametrize("count", [None, 4_000])
+    def test_file_goes_out_in_parts(self, conversation, tmp_path, count):
+        path = tmp_path / "file"
+        path.write_bytes(data := os.urandom(5_000))
+        wanted = data[500:][:count]
+
+        def work(sock):
+            with path.open("rb") as file:
+                assert sock.sendfile(file, 500, count) == len(wanted)
+                assert file.tell() == 500 + len(wanted)
+            received = b""
+            while len(received) < len(wanted):
+                received += sock.recv(5_000)
+            assert received == wanted
+
+        injected, error = conversation(work, short_writes=1.0)
+        assert error is None
+        assert Fault("short write", "sendfile") in injected.injected
+
+    def test_what_a_file_like_object_has_goes_out_in_parts(self, conversation):
+        def work(sock):
+            assert sock.sendfile(io.BytesIO(b"x" * 5_000)) == 5_000
+            received = 0
+            while received < 5_000:
+                received += len(sock.recv(5_000))
+
+        injected, error = conversation(work, short_writes=1.0)
+        assert error is None
+        assert Fault("short write", "send") in injected.injected
+
+    @pytest.mark.parametrize("call", ["recvmsg", "recvmsg_into", "sendmsg", "sendfile"])
+    def test_reset_of_messages_and_files(self, conversation, call, tmp_path):
+        def work(sock):
+            with path.open("rb") as file, pytest.raises(ConnectionResetError):
+                getattr(sock, call)(
+                    *{"recvmsg": (1,), "recvmsg_into": ([bytearray(1)],), "sendmsg": ([b"x"],), "sendfile": (file,)}[
+                        call
+                    ]
+                )
+
+        path = tmp_path / "file"
+        path.write_bytes(b"x")
+        injected, error = conversation(work, resets=1.0, only=lambda sock: sock.gettimeout() is not None)
+        assert injected.injected == [Fault("reset", call)]
+        assert isinstance(error, ConnectionResetError)
+
+    def test_connect_ex_returns_its_faults(self, arun, patched):
+        def work():
+            with socket.create_server(("127.0.0.1", 0)) as listening:
+                address = listening.getsockname()
+                with socket.socket() as sock, faults(interrupts=1.0, resets=1.0) as injected:
+                    assert sock.connect_ex(address) == errno.EINTR
+                with socket.socket() as sock, faults(delays=1.0, delay=0.002, resets=1.0) as delayed:
+                    assert sock.connect_ex(address) == 0
+            return injected.injected + delayed.injected
+
+        async def main():
+            found = await to_greenlet(work)
+            assert found == [Fault("interrupt", "connect_ex"), Fault("delay", "connect_ex")]
+
+        arun(main)
+
     def test_native_code_meets_none(self):
         left, right = socket.socketpair()
         with left, right, faults(resets=1.0, short_reads=1.0):
@@ -503,6 +607,8 @@ class TestFaults:
             with left, right, faults(short_reads=1.0, short_writes=1.0):
                 left.send(b"abcdef")
                 assert right.recv(6) == b"abcdef"
+                left.sendmsg([b"abc", b"def"])
+                assert right.recvmsg(6)[0] == b"abcdef"
 
         async def main():
             await to_greenlet(work)

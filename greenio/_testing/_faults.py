@@ -24,9 +24,9 @@ __all__ = ["Fault", "Faults", "faults"]
 
 _ABSENT: Any = object()
 _LINGER_NOT = struct.pack("ii", 1, 0)
-_RECEIVING = ("recv", "recv_into", "recvfrom", "recvfrom_into")
-_SENDING = ("send", "sendall", "sendto")
-_CONNECTING = ("connect", "accept")
+_RECEIVING = ("recv", "recv_into", "recvfrom", "recvfrom_into", "recvmsg", "recvmsg_into")
+_SENDING = ("send", "sendall", "sendto", "sendmsg", "sendfile")
+_CONNECTING = ("connect", "connect_ex", "accept")
 
 
 @dataclass(frozen=True)
@@ -118,16 +118,18 @@ def faults(
 ) -> Iterator[Faults]:
     """Make the sockets of green code fail in a `with` block, as networks do. Delays park; entering never does.
 
-    The numbers from 0 to 1 are probabilities, for each call of a method. Non-blocking sockets are left alone.
+    The numbers from 0 to 1 are probabilities, for each call of a method. Non-blocking sockets are left alone, and
+    so are calls that take a descriptor, as `os.sendfile` does.
 
     Args:
         short_reads: `recv` and its like get a part of what they ask for.
-        short_writes: `send` takes a part; `sendall` goes out in parts.
+        short_writes: `send` and `sendmsg` take a part; what `sendall` and `sendfile` send goes out in parts.
         delays: The call waits before it begins.
         delay: Seconds to wait at most.
         resets: The connection is reset, for both ends, and the call raises ConnectionResetError.
         interrupts: The call raises InterruptedError (EINTR), as it does where a signal handler raises nothing and
-            nobody tries again. Python itself tries again, so this is for code that has to get along with it.
+            nobody tries again; `connect_ex` returns the number. Python itself tries again, so this is for code that
+            has to get along with it.
         only: Tells whether a socket is concerned; None for all.
         seed: Of the chance.
 
@@ -174,7 +176,12 @@ def _method(made: Faults, name: str, native: Any) -> Any:
     def method(self: socket.socket, *args: Any, **kwargs: Any) -> Any:
         if not made._concerns(self):
             return native(self, *args, **kwargs)
-        made._before(self, name)
+        try:
+            made._before(self, name)
+        except InterruptedError as error:
+            if name == "connect_ex":
+                return error.errno
+            raise
         return act(made, self, name, native, args, kwargs)
 
     method.__name__, method.__qualname__, method.__doc__ = name, f"socket.{name}", native.__doc__
@@ -193,7 +200,8 @@ def _plainly(
 def _receive(
     made: Faults, sock: socket.socket, name: str, native: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
-    if not args or not isinstance(args[0], int) or _is_whole(sock, args[1:]):
+    flags = args[2:] if name == "recvmsg" else args[1:]
+    if not args or not isinstance(args[0], int) or _is_whole(sock, flags):
         return native(sock, *args, **kwargs)
     return native(sock, made._some(args[0], "short read", made.short_reads, name), *args[1:], **kwargs)
 
@@ -205,6 +213,23 @@ def _receive_into(
         return native(sock, *args, **kwargs)
     asked = (args[1] if len(args) > 1 else 0) or memoryview(args[0]).nbytes
     return native(sock, args[0], made._some(asked, "short read", made.short_reads, name))
+
+
+def _message(
+    made: Faults, sock: socket.socket, name: str, native: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """Move a part of several buffers: their first octets."""
+    if not args or _is_whole(sock, args[2:]):
+        return native(sock, *args, **kwargs)
+    buffers = [memoryview(buffer).cast("B") for buffer in args[0]]
+    sends = name == "sendmsg"
+    kind, probability = ("short write", made.short_writes) if sends else ("short read", made.short_reads)
+    count = made._some(sum(map(len, buffers)), kind, probability, name)
+    part = []
+    for octets in buffers:
+        part.append(octets[:count])
+        count -= len(part[-1])
+    return native(sock, part, *args[1:], **kwargs)
 
 
 def _send(
@@ -231,6 +256,30 @@ def _send_all(
     return native(sock, octets[count:], *args[1:], **kwargs)
 
 
+def _send_file(
+    made: Faults, sock: socket.socket, name: str, native: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    def send(file: Any, offset: int = 0, count: int | None = None) -> int:
+        size = _size(file) - offset
+        size = size if count is None else min(size, count)
+        part = made._some(size, "short write", made.short_writes, name)
+        if part >= size:
+            return native(sock, file, offset, count)  # type: ignore[no-any-return]
+        sent: int = native(sock, file, offset, part)
+        await_(asyncio.sleep(0))
+        return sent + native(sock, file, offset + sent, size - sent)  # type: ignore[no-any-return]
+
+    return native(sock, *args, **kwargs) if _is_whole(sock, ()) else send(*args, **kwargs)
+
+
+def _size(file: Any) -> int:
+    """Tell the size of a file; zero of what has no descriptor, which `sendfile` sends by `send`."""
+    try:
+        return os.fstat(file.fileno()).st_size
+    except (AttributeError, OSError):
+        return 0
+
+
 def _is_whole(sock: socket.socket, flags: tuple[Any, ...]) -> bool:
     """Tell whether a part would not be what the kernel may do: of a datagram, or where all is waited for."""
     return sock.type != socket.SOCK_STREAM or any(flag & socket.MSG_WAITALL for flag in flags if isinstance(flag, int))
@@ -241,6 +290,10 @@ _ACTS: dict[str, Act] = {
     "recv_into": _receive_into,
     "recvfrom": _receive,
     "recvfrom_into": _receive_into,
+    "recvmsg": _receive,
+    "recvmsg_into": _message,
     "send": _send,
     "sendall": _send_all,
+    "sendmsg": _message,
+    "sendfile": _send_file,
 }
