@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, cast
 import pytest
 
 from . import to_greenlet
-from ._harness._fixtures import as_async_fixture, bound, in_pieces
+from ._harness._fixtures import as_async_fixture, bound, entered_around, in_pieces
 from ._harness._lag import Held, LoopLag
 from ._harness._loops import (
     LOOP_FACTORY,
@@ -70,6 +70,7 @@ _NATIVE = _Choice(green=False, managed=False)
 _choice = pytest.StashKey[_Choice]()
 _loop = pytest.StashKey[ScopedLoop]()
 _contexts = pytest.StashKey[Contexts]()
+_lag = pytest.StashKey[LoopLag]()
 _current = pytest.StashKey["pytest.Item | None"]()
 
 
@@ -104,7 +105,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if not isinstance(item, pytest.Function):
             continue
         choice = item.stash[_choice] = _choose(item)
-        wanted = ["loop_lag"] if item.get_closest_marker("loop_lag") is not None else []
+        wanted = ["loop_lag"] if _marked_lag(item) is not None else []
         if choice.managed:
             wanted.append("greenio_loop")
         item.fixturenames.extend(name for name in wanted if name not in item.fixturenames)
@@ -151,6 +152,18 @@ def _options(item: pytest.Function, mark: pytest.Mark | None) -> dict[str, Any]:
     return dict(mark.kwargs)
 
 
+def _marked_lag(item: pytest.Function) -> LoopLag | None:
+    mark = item.get_closest_marker("loop_lag")
+    if mark is None:
+        return None
+    try:
+        return LoopLag(*mark.args, **mark.kwargs)
+    except (TypeError, ValueError):
+        raise pytest.UsageError(
+            f"{item.nodeid}: mark.loop_lag takes a number of seconds, more than 0, as in loop_lag(0.05), not {mark}"
+        ) from None
+
+
 def _choice_of(item: pytest.Item | None) -> _Choice:
     return _NATIVE if item is None else item.stash.get(_choice, _NATIVE)
 
@@ -171,23 +184,47 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
         item.config.stash[_current] = None
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Watch the loop of a marked test from its first fixture on. Never parks."""
+    if isinstance(item, pytest.Function) and (lag := _marked_lag(item)) is not None:
+        item.stash[_lag] = lag
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
+    """Fail a marked test whose loop is held while its fixtures end. Never parks itself."""
+    lag = item.stash.get(_lag, None)
+    if lag is None:
+        return (yield)
+    lag.held.clear()
+    outcome = yield
+    if lag.held:
+        pytest.fail(lag.message(), pytrace=False)
+    return outcome
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_fixture_setup(
     fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
 ) -> Generator[None, object, object]:
     """Run the sync fixtures of a green test green, their second halves and finalizers too. Never parks itself."""
     item = request.config.stash.get(_current, None)
-    if not isinstance(item, pytest.Function) or not _is_ours(fixturedef, request, item):
+    if not isinstance(item, pytest.Function):
         return (yield)
     native, contexts = fixturedef.func, _contexts_of(item.config)
-    function = bound(native, request.instance)
-    if is_run_by_anyio(item):
+    function, around = bound(native, request.instance), functools.partial(_around_fixtures, item.config)
+    if not _is_ours(fixturedef, request, item):
+        if _lag not in item.stash or not (inspect.iscoroutinefunction(native) or inspect.isasyncgenfunction(native)):
+            return (yield)
+        _set(fixturedef, "func", entered_around(function, around))
+    elif is_run_by_anyio(item):
         if not anyio_drives(fixturedef, request, item):
             return (yield)
-        _set(fixturedef, "func", as_async_fixture(function, request, contexts))
+        _set(fixturedef, "func", entered_around(as_async_fixture(function, request, contexts), around))
     else:
         scoped = find_loop(request, item, broader(loop_scope(item), fixturedef.scope))
-        run, add_finalizer = functools.partial(run_piece, scoped, contexts), request.addfinalizer
+        run, add_finalizer = functools.partial(run_piece, scoped, contexts, around=around), request.addfinalizer
         _set(request, "addfinalizer", lambda finalizer: add_finalizer(functools.partial(run, finalizer)))
         _set(fixturedef, "func", in_pieces(function, run))
     try:
@@ -243,6 +280,13 @@ def _lag_of(item: pytest.Function) -> LoopLag | None:
 
 def _around(lag: LoopLag | None) -> Callable[[], AbstractContextManager[object]]:
     return contextlib.nullcontext if lag is None else lambda: lag
+
+
+def _around_fixtures(config: pytest.Config) -> AbstractContextManager[object]:
+    """Watch what fixtures do for the sake of a marked test; of those of a broader scope, the end is the last one's."""
+    item = config.stash.get(_current, None)
+    lag = None if item is None else item.stash.get(_lag, None)
+    return contextlib.nullcontext() if lag is None else lag
 
 
 _MISSING = object()
@@ -354,8 +398,7 @@ def serve(request: pytest.FixtureRequest, greenio_loop: AbstractEventLoop) -> It
 @pytest.fixture
 def loop_lag(request: pytest.FixtureRequest) -> LoopLag:
     """Fail the test if its loop is held for longer than `@pytest.mark.loop_lag(seconds)`, and show where."""
-    mark = request.node.get_closest_marker("loop_lag")
-    return LoopLag(*mark.args, **mark.kwargs) if mark is not None else LoopLag()
+    return cast("LoopLag", request.node.stash.get(_lag, None) or LoopLag())
 
 
 @pytest.fixture

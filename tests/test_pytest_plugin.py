@@ -789,9 +789,109 @@ def test_loop_lag(suite):
     for name in ("test_green_that_holds", "test_async_that_holds"):
         failure = section(result, name)
         assert "the loop was held once for longer than 0.1 s, at most for 0." in failure
-        lines = [line for line in failure.splitlines() if "File " in line]
-        assert [line.rpartition(" ")[2] for line in lines] == [name, "holds"]
+        assert _calls(failure) == [name, "holds"]
     assert "own failure" in section(result, "test_own_failure_comes_first")
+
+
+@WITH_AND_WITHOUT
+def test_loop_lag_of_fixtures(suite, arguments):
+    result = suite(
+        ASYNC_FIXTURE
+        + """
+def holds(seconds):
+    time.sleep(seconds)
+
+@pytest.fixture
+def setup():
+    holds(0.3)
+
+@pytest.fixture
+def teardown():
+    yield
+    holds(0.3)
+
+@pytest.fixture
+def finalizer(request):
+    request.addfinalizer(lambda: holds(0.3))
+
+@fixture
+async def async_setup():
+    holds(0.3)
+    return 1
+
+class TestMarked:
+    pytestmark = [pytest.mark.greenio, pytest.mark.loop_lag(0.1)]
+
+    @fixture
+    async def async_teardown(self):
+        yield self
+        holds(0.3)
+
+    def test_setup(self, setup):
+        pass
+
+    def test_teardown(self, teardown):
+        pass
+
+    def test_finalizer(self, finalizer):
+        pass
+
+    def test_async_setup(self, async_setup):
+        assert async_setup == 1
+
+    def test_async_teardown(self, async_teardown):
+        assert async_teardown.test_setup
+
+    def test_late(self, request):
+        assert request.getfixturevalue("async_setup") == 1
+        assert request.getfixturevalue("async_teardown").test_setup
+
+    async def test_async(self, async_setup, async_teardown):
+        assert async_teardown.test_setup
+
+    def test_nothing(self):
+        pass
+
+class TestMethods:
+    pytestmark = [pytest.mark.greenio, pytest.mark.loop_lag(0.1)]
+
+    def setup_method(self):
+        holds(0.3)
+
+    def test_method(self):
+        pass
+
+@pytest.mark.greenio
+def test_not_marked(setup, teardown, async_setup):
+    pass
+""",
+        *arguments,
+    )
+    result.assert_outcomes(passed=5, failed=5, errors=5)
+    for name in ("setup", "async_setup", "late", "async"):
+        assert _calls(section(result, f"TestMarked.test_{name}"))[-2:] in (["setup", "holds"], ["async_setup", "holds"])
+    assert _calls(section(result, "TestMethods.test_method"))[-2:] == ["setup_method", "holds"]
+    for name in ("teardown", "finalizer", "async_teardown", "late", "async"):
+        calls = _calls(section(result, f"ERROR at teardown of TestMarked.test_{name}"))
+        assert calls in (["teardown", "holds"], ["<lambda>", "holds"], ["async_teardown", "holds"])
+
+
+def _calls(failure):
+    """The functions of the stack that a failure shows."""
+    return [line.rpartition(" ")[2] for line in failure.splitlines() if "File " in line]
+
+
+@pytest.mark.parametrize("arguments", ["'x'", "0", "float('inf')", "seconds=1"])
+def test_loop_lag_of_no_seconds(suite, arguments):
+    result = suite(
+        f"""
+        @pytest.mark.loop_lag({arguments})
+        def test_it():
+            pass
+        """
+    )
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: test_it.py::test_it: mark.loop_lag takes a number of seconds, more than 0, *"])
 
 
 def test_patched(suite):

@@ -6,13 +6,14 @@ import contextlib
 import functools
 import inspect
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from contextlib import AbstractContextManager
 from typing import Any, cast
 
 import pytest
 
 from ._pieces import Contexts, run_within
 
-__all__ = ["as_async_fixture", "bound", "in_pieces"]
+__all__ = ["as_async_fixture", "bound", "entered_around", "in_pieces"]
 
 
 def bound(function: Callable[..., Any], instance: object) -> Callable[..., Any]:
@@ -88,5 +89,33 @@ def as_async_fixture(
                 value = _END if generator is None else await run(_next, generator)
         finally:
             await run(finalizers.close)
+
+    return halves
+
+
+def entered_around(
+    function: Callable[..., Any], around: Callable[[], AbstractContextManager[object]]
+) -> Callable[..., Any]:
+    """Make an async fixture function of which each half runs within a context."""
+    if not inspect.isasyncgenfunction(function):
+
+        @functools.wraps(function)
+        async def whole(*args: Any, **kwargs: Any) -> Any:
+            __tracebackhide__ = True
+            with around():
+                return await function(*args, **kwargs)
+
+        return whole
+
+    @functools.wraps(function)
+    async def halves(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        __tracebackhide__ = True
+        generator = function(*args, **kwargs)
+        while True:
+            with around():
+                value = await _next_of_async(generator)
+            if value is _END:
+                return
+            yield value
 
     return halves

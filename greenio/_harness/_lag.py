@@ -9,6 +9,7 @@ from asyncio import AbstractEventLoop
 from contextvars import Context
 from dataclasses import dataclass
 from queue import SimpleQueue as Queue
+from threading import TIMEOUT_MAX
 from types import FrameType
 
 from .. import _original
@@ -38,16 +39,19 @@ class Held:
 class LoopLag:
     """What the fixture `loop_lag` gives: the limit, and the times that the loop was held longer.
 
+    It watches while it is entered. Entered within, as by a fixture that a test asks for while it runs, it goes on.
+
     Attributes:
         limit: The limit, in seconds.
         held: What was found so far.
     """
 
     def __init__(self, limit: float = _LIMIT) -> None:
-        if not limit > 0:
+        if not 0 < limit <= TIMEOUT_MAX:
             raise ValueError(f"the limit is {limit!r}, and must be more than 0 seconds; write loop_lag(0.05)")
         self.limit = limit
         self.held: list[Held] = []
+        self._entered = 0
         self._loop: AbstractEventLoop | None = None
         self._thread = 0
         self._answers: Queue[None] = _original.SimpleQueue()
@@ -55,12 +59,18 @@ class LoopLag:
         self._ended: Queue[None] = _original.SimpleQueue()
 
     def __enter__(self) -> LoopLag:
+        self._entered += 1
+        if self._entered > 1:
+            return self
         self._loop = asyncio.get_running_loop()
         self._thread = _original.get_ident()
         _original.start_new_thread(self._watch, ())
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._entered -= 1
+        if self._entered:
+            return
         self._stop.put(None)
         self._answers.put(None)  # the loop does not turn while this waits, and is asked nothing more
         self._ended.get()
@@ -107,7 +117,15 @@ def _came(queue: Queue[None], timeout: float) -> bool:
     return True
 
 
-_RUNNERS = frozenset({"asyncio.events", "greenio._core._call", "greenio._harness._pieces", "greenio.pytest_plugin"})
+_RUNNERS = frozenset(
+    {
+        "asyncio.events",
+        "greenio._core._call",
+        "greenio._harness._fixtures",
+        "greenio._harness._pieces",
+        "greenio.pytest_plugin",
+    }
+)
 """Modules that call the user's code: what lies above their frames is of interest."""
 
 
