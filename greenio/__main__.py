@@ -15,6 +15,7 @@ import sys
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from types import CodeType, ModuleType, TracebackType
 from typing import Any, NoReturn
 
@@ -266,17 +267,32 @@ def _execute(program: _Program, names: dict[str, Any], watch: Callable[[Any], ob
     except SystemExit as error:
         return error
     except BaseException as error:
-        error.__traceback__ = _own_frames(error.__traceback__)
+        _leave_program(error, set())
         sys.excepthook(type(error), error, error.__traceback__)
         return error
     return None
 
 
-def _own_frames(traceback: TracebackType | None) -> TracebackType | None:
-    """Leave out the frames above the program's."""
-    while traceback is not None and traceback.tb_frame.f_globals.get("__package__") == __package__:
+def _leave_program(error: BaseException | None, seen: set[int]) -> None:
+    """Leave only the program's frames in the tracebacks of an error and of those that it comes from."""
+    if error is None or id(error) in seen:
+        return
+    seen.add(id(error))
+    error.__traceback__ = _without_own(error.__traceback__)
+    for other in (error.__cause__, error.__context__, *getattr(error, "exceptions", ())):
+        _leave_program(other, seen)
+
+
+def _without_own(traceback: TracebackType | None) -> TracebackType | None:
+    """Leave out the frames of this package."""
+    kept = []
+    while traceback is not None:
+        if str(traceback.tb_frame.f_globals.get("__package__")).partition(".")[0] != __package__:
+            kept.append(traceback)
         traceback = traceback.tb_next
-    return traceback
+    for entry, following in zip_longest(kept, kept[1:]):
+        entry.tb_next = following
+    return kept[0] if kept else None
 
 
 def _uvloop() -> _Loop:

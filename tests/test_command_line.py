@@ -112,6 +112,34 @@ DEEP = """
     except ValueError as error:
         raise KeyError from error
 """
+REFUSED = """
+    import socket
+
+    def connect():
+        socket.create_connection(("127.0.0.1", 9), timeout=5)
+
+    try:
+        connect()
+    except ConnectionRefusedError as error:
+        raise ValueError from error
+"""
+MISSING = "import subprocess; subprocess.run(['./missing'])"
+TIMED_OUT = "import queue; queue.Queue().get(timeout=0.01)"
+LOCKED = "import threading; threading.Lock().release()"
+WRONG = "import time; time.sleep('1')"
+GROUP = """
+    import socket, time
+
+    errors = []
+    for call in (lambda: time.sleep(-1), lambda: socket.create_connection(("127.0.0.1", 9))):
+        try:
+            call()
+        except Exception as error:
+            errors.append(error)
+    if "ExceptionGroup" in dir(__builtins__):
+        raise ExceptionGroup("both", errors)
+    raise errors[1]
+"""
 THREAD = """
     import threading, time
 
@@ -131,6 +159,12 @@ THREAD = """
         "import atexit; atexit.register(print, 'at exit'); raise SystemExit(3)",
         "raise KeyError(1)",
         DEEP,
+        REFUSED,
+        MISSING,
+        TIMED_OUT,
+        LOCKED,
+        WRONG,
+        GROUP,
         "raise KeyboardInterrupt",
         "import sys; sys.excepthook = lambda *a: print('hook', a[0]); 1/0",
         THREAD,
