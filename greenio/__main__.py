@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 
 from . import _original, debug, get_loop, monkey, run
 from ._patches._handlers import hear
+from ._patches._patching import GROUPS, group_choices
 from ._sync import be_the_thread
 from .debug._watchdog import checked_threshold
 
@@ -84,6 +85,8 @@ def _parse(words: list[str]) -> _Options:
     while rest and rest[0].startswith("-") and rest[0] not in ("-", "-c", "-m"):
         word = rest.pop(0)
         name, assigned, value = word.partition("=")
+        if name in {*_SWITCHES, *_SETTINGS} and name not in _TAKES.get(options.command, (name,)):
+            raise _UsageError(f"{options.command} takes no {name}; see python -m greenio --help")
         if name in _SWITCHES and not assigned:
             _SWITCHES[name](options)
         elif name in _SETTINGS:
@@ -122,6 +125,12 @@ def _set_loop(options: _Options, value: str) -> None:
     options.loop = value
 
 
+def _leave_out(options: _Options, group: str) -> None:
+    if group not in GROUPS:
+        raise _UsageError(f"--no-patch: unknown group {group!r}; the groups are {group_choices()}")
+    options.patches[group] = False
+
+
 def _set_watchdog(options: _Options, value: str) -> None:
     try:
         seconds = float(value)
@@ -141,9 +150,11 @@ _SWITCHES: dict[str, Callable[[_Options], object]] = {
 }
 _SETTINGS: dict[str, Callable[[_Options, str], object]] = {
     "--loop": _set_loop,
-    "--no-patch": lambda options, group: options.patches.update({group: False}),
+    "--no-patch": _leave_out,
     "--watchdog": _set_watchdog,
 }
+_TAKES = {"report": ("-h", "--help", "--green-threads", "--no-patch"), "inspect": ("-h", "--help")}
+"""The options of commands that do not take all."""
 
 
 # What is to be run
