@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.machinery
 import importlib.util
+import linecache
 import os
 import signal
 import sys
@@ -28,7 +29,7 @@ from .debug._watchdog import checked_threshold
 __all__ = ["main"]
 
 _USAGE = """\
-usage: python -m greenio [run] [options] (script.py | -m module | -c code) [arguments]
+usage: python -m greenio [run] [options] (script.py | - | -m module | -c code) [arguments]
        python -m greenio report [--no-patch GROUP] [--green-threads]
        python -m greenio inspect PID
 
@@ -44,6 +45,9 @@ options:
 
 `report` prints what would be patched here, `inspect` what the greenlets of a process do that has opted in.
 """
+
+_SHOWS_CODE = sys.version_info >= (3, 13)
+"""Whether tracebacks show the lines of `-c code`."""
 
 _Loop = Callable[[], Any]
 
@@ -180,18 +184,26 @@ class _Program:
 def _find(options: _Options) -> _Program:
     assert options.program is not None
     if options.kind == "-c":
-        source = options.program
-        names = {"__loader__": importlib.machinery.BuiltinImporter}
-        return _Program(lambda: compile(source, "<string>", "exec"), names, "-c", "")
+        if _SHOWS_CODE:
+            lines = [f"{line}\n" for line in options.program.splitlines()]
+            linecache.cache["<string>"] = (len(options.program), None, lines, "<string>")
+        return _unnamed(options.program, "<string>", "-c")
     if options.kind == "-m":
         if _may_set_path():
             sys.path[0] = os.getcwd()
         return _found_module(options.program)
     path = options.program
+    if path == "-":
+        return _unnamed(sys.stdin.buffer.read(), "<stdin>", "-", __file__="<stdin>", __cached__=None)
     if os.path.isdir(path) or zipfile.is_zipfile(path):
         sys.path[: _may_set_path()] = [os.path.abspath(path)]
         return replace(_found_module("__main__"), argument=path)
     return _found_script(path)
+
+
+def _unnamed(source: str | bytes, name: str, argument: str, **names: Any) -> _Program:
+    names["__loader__"] = importlib.machinery.BuiltinImporter
+    return _Program(lambda: compile(source, name, "exec"), names, argument, "")
 
 
 def _found_script(path: str) -> _Program:
@@ -201,8 +213,22 @@ def _found_script(path: str) -> _Program:
     except OSError as error:
         raise _UsageError(f"can't open file {path!r}: [Errno {error.errno}] {error.strerror}") from None
     full = os.path.abspath(path)
-    names = {"__file__": full, "__cached__": None, "__loader__": importlib.machinery.SourceFileLoader("__main__", full)}
-    return _Program(lambda: compile(source, full, "exec"), names, path, os.path.dirname(os.path.realpath(path)))
+    names: dict[str, Any] = {"__file__": full, "__cached__": None}
+    directory = os.path.dirname(os.path.realpath(path))
+    if path.endswith(".pyc") or source.startswith(importlib.util.MAGIC_NUMBER):
+        names["__loader__"] = compiled = importlib.machinery.SourcelessFileLoader("__main__", full)
+        return _Program(_code_of(compiled, path), names, path, directory)
+    names["__loader__"] = importlib.machinery.SourceFileLoader("__main__", full)
+    return _Program(lambda: compile(source, full, "exec"), names, path, directory)
+
+
+def _code_of(compiled: importlib.machinery.SourcelessFileLoader, path: str) -> Callable[[], CodeType]:
+    try:
+        code = compiled.get_code("__main__")
+    except (ImportError, EOFError) as error:
+        raise _UsageError(f"can't run {path!r}: {error}") from None
+    assert code is not None
+    return lambda: code
 
 
 def _found_module(name: str) -> _Program:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import py_compile
 import resource
 import signal
 import subprocess
@@ -100,6 +101,29 @@ def test_directory_and_archive(write, tmp_path, loop_option):
         same(write, tmp_path, loop_option, [name, "x"])
 
 
+def test_compiled_file(write, tmp_path, loop_option):
+    program = write(WORLD)
+    py_compile.compile(program, tmp_path / "program.pyc")
+    py_compile.compile(program, tmp_path / "compiled")  # the interpreter looks into it
+    program.unlink()
+    same(write, tmp_path, loop_option, ["program.pyc", "one"])
+    same(write, tmp_path, loop_option, ["compiled", "one"])
+
+
+def test_compiled_file_of_another_python(tmp_path):
+    (tmp_path / "program.pyc").write_bytes(b"1234" + bytes(12))
+    done = python("-m", "greenio", "program.pyc", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("python -m greenio: can't run 'program.pyc': bad magic number")
+
+
+def test_program_from_standard_input(tmp_path, loop_option):
+    text = textwrap.dedent(WORLD) + "print(sys.stdin.read())\n1/0\n"
+    native, green = (python(*prefix, "-", "one", "-m", cwd=tmp_path, stdin=text) for prefix in (NATIVE, loop_option))
+    assert (green.returncode, green.stdout, green.stderr) == (native.returncode, native.stdout, native.stderr)
+    assert native.returncode == 1
+
+
 DEEP = """
     def f():
         g()
@@ -176,6 +200,13 @@ def test_exit_codes_and_tracebacks(write, tmp_path, code):
     write(code)
     native, green = same(write, tmp_path, ("-m", "greenio"), ["program.py"])
     assert green.stderr == native.stderr
+
+
+def test_traceback_of_code(tmp_path):
+    words = ("-c", "def f():\n    1/0\nf()")
+    native, green = (python(*prefix, *words, cwd=tmp_path) for prefix in (NATIVE, ("-m", "greenio")))
+    assert green.stderr == native.stderr
+    assert "ZeroDivisionError" in green.stderr
 
 
 def test_modules_traceback_shows_nothing_of_greenio(write, tmp_path, loop_option):
