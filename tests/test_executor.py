@@ -17,6 +17,7 @@ import pytest
 import greenio
 from conftest import finish, new_loop
 from greenio import GreenletPoolExecutor, await_, in_greenlet, install, to_greenlet, uninstall
+from greenio._core import current_green
 from waiting import parked, turns, until, until_parked
 
 native_sleep = time.sleep
@@ -213,6 +214,30 @@ def test_initializer_and_thread_locals(arun, patched):
         await asyncio.gather(*(asyncio.wrap_future(executor.submit(job)) for _ in range(10)))
         assert began == ["value"] * 2
         executor.shutdown()
+
+    arun(main)
+
+
+def test_workers_are_numbered_as_those_of_threads_are(arun, patched):
+    """Names of tasks, each worker's its own for good, whoever of them works again."""
+
+    async def main():
+        names = []
+
+        def job():
+            time.sleep(0.0005)
+            names.append(current_green().task.get_name())
+
+        with GreenletPoolExecutor(2, "mine") as executor:
+            for _ in range(2):
+                await asyncio.gather(*(asyncio.wrap_future(executor.submit(job)) for _ in range(2)))
+                assert sorted(names) == ["mine_0", "mine_1"]
+                names.clear()
+                await turns()
+            for _ in range(4):
+                await asyncio.wrap_future(executor.submit(job))
+                await turns()
+            assert len({*names}) == 1
 
     arun(main)
 

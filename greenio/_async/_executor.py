@@ -37,9 +37,10 @@ _Item = tuple["Future[Any]", Callable[[], Any]]
 class _Worker:
     """What stays of a worker while there is no work."""
 
-    __slots__ = ("identity", "is_initialized", "is_working")
+    __slots__ = ("identity", "is_initialized", "is_working", "number")
 
-    def __init__(self) -> None:
+    def __init__(self, number: int) -> None:
+        self.number = number
         self.identity = GreenIdentity()
         self.is_working = False
         self.is_initialized = False
@@ -75,7 +76,7 @@ class GreenletPoolExecutor(ThreadPoolExecutor):
 
         Args:
             max_workers: How many greenlets work at a time; None for 1000.
-            thread_name_prefix: How the tasks of the workers are called, with a number behind it.
+            thread_name_prefix: How the tasks of the workers are called, with a number from 0 on behind it.
             initializer: What each worker calls first.
             initargs: Its arguments.
             loop: The event loop; None for the one that runs here, or runs where work is submitted first.
@@ -156,12 +157,12 @@ class GreenletPoolExecutor(ThreadPoolExecutor):
             worker.is_working = True
             task = Context().run(spawn, self._work, worker)
             if not task.done():
-                task.set_name(f"{self._name}_{self._made}")
+                task.set_name(f"{self._name}_{worker.number}")
                 task.add_done_callback(partial(self._end_unbegun, worker))
 
     def _new_worker(self) -> _Worker:
         self._made += 1
-        return _Worker()
+        return _Worker(self._made - 1)
 
     def _end_unbegun(self, worker: _Worker, _: object) -> None:
         """Do the bookkeeping for a worker whose task was cancelled before it began."""
