@@ -124,7 +124,7 @@ def patch_all(
     """Patch the standard library, now, in place, all or nothing. Calling it twice is harmless. Never parks.
 
     With `on_blocking`, a patched call of native code that would hold the thread of a running loop (a `time.sleep(1)`
-    in a coroutine) warns by BlockingCallWarning, once for each line, or raises BlockingCallError in place of blocking.
+    in a coroutine) warns by BlockingCallWarning, once for each place, or raises BlockingCallError in place of blocking.
     What cannot block does not count, nor does what asyncio does for itself. "ignore" costs nothing.
 
     Args:

@@ -527,7 +527,7 @@ class TestWarnings:
                 arun(main)
         return [each for each in caught if each.category is BlockingCallWarning]
 
-    def test_once_for_each_line(self, arun):
+    def test_once_for_each_place(self, arun):
         async def main():
             for _ in range(3):
                 await asyncio.gather(sleep(), sleep())
@@ -540,6 +540,13 @@ class TestWarnings:
         lines = [main.__code__.co_firstlineno + 3, sleep.__code__.co_firstlineno + 1]
         assert sorted(each.lineno for each in found) == lines
         assert {each.filename for each in found} == {HERE}
+
+    def test_once_for_each_call_of_a_line(self, arun):
+        async def main():
+            for _ in range(3):
+                time.sleep(0.001), time.sleep(0.002)
+
+        assert [each.lineno for each in self.caught(arun, main)] == [main.__code__.co_firstlineno + 2] * 2
 
     def test_the_call_is_made(self, arun):
         async def main():

@@ -192,7 +192,7 @@ class Policy:
     def __init__(self, action: str, allowed: Iterable[str] = ()) -> None:
         self.action = action
         self.allowed = frozenset(allowed)
-        self._told: set[tuple[str, int, str]] = set()
+        self._told: set[tuple[str, int, int, str]] = set()
 
     def heed(self, row: Watched, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> None:
         """Look at one call of native code in a loop's thread, before it is made."""
@@ -215,7 +215,7 @@ class Policy:
         frame = place.frame
         filename, lineno = frame.f_code.co_filename, frame.f_lineno
         call = place.called or row.call or row.target
-        key = filename, lineno, call
+        key = filename, lineno, frame.f_lasti, call
         if self.action == "warn" and key in self._told:
             return
         where = f"in task {task!r}" if task is not None else "in a callback"
