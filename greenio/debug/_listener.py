@@ -133,7 +133,8 @@ def listen() -> Listener:
     """Let this process be looked at by its user: `python -m greenio inspect PID`, or `inspect(pid)`. Never parks.
 
     Makes a Unix socket in a directory of mode 0700, below XDG_RUNTIME_DIR or the directory for temporary files, with
-    the process's number for a name, and removes it at the end. A thread answers. A forked child does not listen.
+    the process's number for a name, and removes it at the end, if that is not by `os._exit` or by a signal. A thread
+    answers. A forked child does not listen.
 
     Returns:
         The listener; close it, use it in a `with` block, or forget it.
