@@ -722,27 +722,55 @@ def test_clients(suite):
             assert requests.get(serve(get_wsgi_application()) + "/sync", timeout=10).text == "5"
             assert requests.get(serve(get_asgi_application()) + "/async", timeout=10).text == "async"
 
-        @pytest.mark.greenio
-        def test_starlette(patched):
+        def use_testclient():
+            # Returns the threads that work for the client.
             from starlette.applications import Starlette
             from starlette.responses import PlainTextResponse
-            from starlette.routing import Route
+            from starlette.routing import Route, WebSocketRoute
             from starlette.testclient import TestClient
 
             async def page(request):
                 await asyncio.sleep(0.05)
+                threads.add(threading.get_native_id())
                 return PlainTextResponse("page")
 
-            turns = []
+            def sync_page(request):
+                time.sleep(0.001)
+                threads.add(threading.get_native_id())
+                return PlainTextResponse("sync page")
+
+            async def upper(websocket):
+                await websocket.accept()
+                await websocket.send_text((await websocket.receive_text()).upper())
+                threads.add(threading.get_native_id())
+                await websocket.close()
+
+            threads, turns = set(), []
+            app = Starlette(routes=[Route("/", page), Route("/sync", sync_page), WebSocketRoute("/upper", upper)])
             get_loop().call_soon(turns.append, 1)
-            with TestClient(Starlette(routes=[Route("/", page)])) as client:
+            with TestClient(app) as client:
                 assert client.get("/").text == "page"
+                assert client.get("/sync").text == "sync page"
+                with client.websocket_connect("/upper") as websocket:
+                    websocket.send_text("abc")
+                    assert websocket.receive_text() == "ABC"
+            assert TestClient(app).get("/").text == "page"
             assert turns
+            return threads
+
+        @pytest.mark.greenio
+        def test_starlette(patched):
+            assert threading.get_native_id() not in use_testclient()
+
+        @pytest.mark.greenio
+        @pytest.mark.patched(green_threads=True)
+        def test_starlette_without_a_thread(patched):
+            assert use_testclient() == {threading.get_native_id()}
         """,
         "-W",
         "default",
     )
-    result.assert_outcomes(passed=3, warnings=None)
+    result.assert_outcomes(passed=4, warnings=None)
 
 
 def test_loop_lag(suite):
