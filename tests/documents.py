@@ -2,7 +2,7 @@
 
 A page's `python` blocks run one after another in one process, in one namespace. A comment before a block says
 otherwise, and a `text` block after one is what it prints (figures with a point in them are measured, and need only be
-near; `...` is anything):
+near; `...` is anything; a page may break a line at a blank):
 
     <!-- test: alone -->            in a process of its own
     <!-- test: program=before -->   in the process of that name
@@ -189,6 +189,7 @@ def replace(text: str, replaced: dict[str, str]) -> str:
 def compare(name: str, expected: str, printed: str) -> None:
     """Compare what is printed with what a page says is printed."""
     pattern = re.escape(expected.strip()).replace(r"\.\.\.", ".*?")
+    pattern = pattern.replace("\\\n", r"\s")
     pattern = re.sub(r"\d+\\\.\d+", r"(\\d+\\.\\d+)", pattern)
     found = re.fullmatch(pattern, printed.strip(), re.DOTALL)
     assert found, f"{name} prints\n{printed}\nand not\n{expected}"

@@ -110,6 +110,13 @@ def test_every_block_is_of_a_known_kind():
     assert not [(block.name, block.marks) for block in ALL if not marks.issuperset(block.marks)]
 
 
+@pytest.mark.parametrize("page", ["docs/command-line.md", "docs/debugging.md"])
+def test_commands_of_a_page_are_all_run(page):
+    commands = [block for block in BLOCKS[page] if block.language == "console"]
+    assert commands
+    assert not [block.name for block in commands if {"run", "serve"}.isdisjoint(block.marks)]
+
+
 def command_exists(words: list[str]) -> bool:
     program = words[0]
     if program == "pip":
@@ -175,14 +182,15 @@ def exists(name: str) -> bool:
 
 @pytest.mark.parametrize(
     ("expected", "printed"),
-    [("0.31 s\n", "0.52 s"), ("a\n...\nb", "a\nx\ny\nb"), ("twice\n", "twice\n")],
+    [("0.31 s\n", "0.52 s"), ("a\n...\nb", "a\nx\ny\nb"), ("twice\n", "twice\n"), ("a\nb", "a b")],
 )
 def test_what_is_printed_may_differ_in_figures(expected, printed):
     compare("page", expected, printed)
 
 
 @pytest.mark.parametrize(
-    ("expected", "printed"), [("31 s", "32 s"), ("a ... b", "a b c"), ("", "more"), ("0.31 s", "12.5 s")]
+    ("expected", "printed"),
+    [("31 s", "32 s"), ("a ... b", "a b c"), ("a b", "a\nb"), ("a\nb", "ab"), ("", "more"), ("0.31 s", "12.5 s")],
 )
 def test_what_is_printed_differs(expected, printed):
     with pytest.raises(AssertionError, match="prints"):
