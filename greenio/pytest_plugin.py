@@ -318,7 +318,7 @@ def _async_test(
         __tracebackhide__ = True
         with around():
             if green:
-                await run(function, *args, **kwargs)
+                await run(functools.partial(function, *args, **kwargs))
             else:
                 await function(*args, **kwargs)
 
@@ -335,12 +335,12 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
     request = cast("pytest.FixtureRequest | None", pyfuncitem.funcargs.get("request"))
     run = functools.partial(run_piece, pyfuncitem.stash[_loop], _contexts_of(pyfuncitem.config))
     function = pyfuncitem.obj
-    call = functools.partial(run, function, around=_around(_lag_of(pyfuncitem)), green=choice.green)
+    call = functools.partial(run, around=_around(_lag_of(pyfuncitem)), green=choice.green)
 
     @functools.wraps(function)
     def test(*args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
-        return call(*args, **kwargs)
+        return call(functools.partial(function, *args, **kwargs))  # a fixture may have the name of any parameter
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(_replaced(pyfuncitem, "obj", test))

@@ -446,6 +446,46 @@ def test_debugger_at_the_failure(suite):
     result.stdout.fnmatch_lines(["*(Pdb) 1041*"])
 
 
+@WITH_AND_WITHOUT
+def test_fixtures_may_have_any_name(suite, arguments):
+    """Those of the plugin's own parameters, too."""
+    result = suite(
+        ASYNC_FIXTURE
+        + """
+@pytest.fixture
+def fn():
+    return "fn"
+
+@fixture
+async def around(fn):
+    return fn + " around"
+
+@pytest.fixture
+def green(around):
+    yield around + " green"
+
+@pytest.fixture
+def contexts(green):
+    return green + " contexts"
+
+@pytest.fixture
+def scoped(contexts):
+    return contexts + " scoped"
+
+@pytest.mark.greenio
+def test_green(fn, around, green, contexts, scoped):
+    assert in_greenlet()
+    assert scoped == "fn around green contexts scoped"
+
+@pytest.mark.greenio(green=True)
+async def test_async(fn, around, green, contexts, scoped):
+    assert scoped == "fn around green contexts scoped"
+""",
+        *arguments,
+    )
+    result.assert_outcomes(passed=2)
+
+
 def test_debugger_in_the_test(suite):
     result = suite(
         """

@@ -46,7 +46,7 @@ def in_pieces(function: Callable[..., Any], run: Callable[..., Any]) -> Callable
         @functools.wraps(function)
         def plain(**arguments: Any) -> Any:
             __tracebackhide__ = True
-            return run(function, **arguments)
+            return run(functools.partial(function, **arguments))
 
         return plain
 
@@ -80,7 +80,7 @@ def as_async_fixture(
         __tracebackhide__ = True
         try:
             with first_half():
-                value = await run(function, **arguments)
+                value = await run(functools.partial(function, **arguments))
                 generator = value if inspect.isgeneratorfunction(function) else None
                 if generator is not None:
                     value = await run(_next, generator)
