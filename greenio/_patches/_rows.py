@@ -1,8 +1,8 @@
-"""`Semaphore.acquire`, `Queue.get` and `Queue.put`: in green code in turn, for everybody at once where nobody has to wait.
+"""`Semaphore.acquire`, `Queue.get`, `Queue.put`: in turn in green code; for everybody at once where that needs no wait.
 
 What a Queue has, or has room for, is taken and put here, if its lock is free: by the hooks that subclasses of Queue may
-replace, and with a notice only if somebody waits for it. The native methods are for what takes longer. That costs native
-code less than theirs alone, so that it does not pay for the order of greens.
+replace, and with a notice only if somebody waits for it. The native methods are for what takes longer. That costs
+native code less than theirs alone, so that it does not pay for the order of greens.
 """
 
 from __future__ import annotations

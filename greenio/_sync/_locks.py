@@ -275,7 +275,7 @@ class RLock(_LockBase):
             turn.invite()
 
     def _first_asleep(self) -> _Turn | None:
-        sleepers = self._holds.get(_SLEEPERS, ())
+        sleepers: list[_Turn] = self._holds.get(_SLEEPERS, [])
         for turn in tuple(sleepers):
             if turn.forks == forks[0]:
                 return turn

@@ -2,8 +2,8 @@
 
 Both are Python code of the standard library, over a condition. Who is woken has to take the condition's lock again, and
 to look again. It finds nothing if a green that came later was there meanwhile, and would then wait behind all others; a
-green that gives and takes by turns without a park would keep everybody out. So of the greens that have to wait, only the
-first is in the native call. A loop has a row of its own: one that is not running holds up nobody else's greens.
+green that gives and takes by turns without a park would keep everybody out. So of the greens that have to wait, only
+the first is in the native call. A loop has a row of its own: one that is not running holds up nobody else's greens.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ def is_passed(shared: Any, side: str, green: Green) -> bool:
     return bool(rows) and green.host in rows
 
 
-def take_in_turn(shared: Any, side: str, green: Green, timeout: float | None, take: Callable[[float | None], Any]) -> Any:
+def take_in_turn(
+    shared: Any, side: str, green: Green, timeout: float | None, take: Callable[[float | None], Any]
+) -> Any:
     """Wait for the turn of a green, and then call `take` with the seconds that are left. Parks.
 
     Args:

@@ -219,7 +219,6 @@ class Shared:
                 return NOTHING
         return NOTHING
 
-
     def _pass_on(self) -> None:
         """Let go of the lock that the caller has: to the first that waits, if that has missed it before."""
         waiter = self._first_heard()
