@@ -35,7 +35,20 @@ class _LockType(type):
 class _LockBase(Shared, metaclass=_LockType):
     """What the two kinds of lock have in common."""
 
-    __slots__ = ()
+    __slots__ = ("_is_missed",)
+
+    _is_missed: bool
+    """Whether to look for somebody who came too late, and to offer the lock."""
+
+    def _note_miss(self) -> None:
+        self._is_missed = True
+
+    def _pass_on(self) -> None:
+        """Let go of the lock that the caller has: to the first that waits, if that has missed it before."""
+        waiter = self._first_heard()
+        self._is_missed = waiter is not None and waiter.missed
+        if waiter is None or not self._offer(waiter):
+            self._let_go()
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(f"cannot pickle '_thread.{type(self).__name__}' object")
@@ -50,6 +63,7 @@ class Lock(_LockBase):
 
     def __init__(self) -> None:
         self._waiters = []
+        self._is_missed = False
         self._lock = _allocate()
 
     def __init_subclass__(cls) -> None:
@@ -103,7 +117,7 @@ class Lock(_LockBase):
         Raises:
             RuntimeError: It is not held.
         """
-        if self._waiters and self._lock.locked():
+        if self._is_missed and self._lock.locked():
             self._pass_on()
             return
         self._lock.release()
@@ -133,7 +147,7 @@ class Lock(_LockBase):
         return self._take(True, -1)
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        if self._waiters and self._lock.locked():
+        if self._is_missed and self._lock.locked():
             self._pass_on()
             return
         self._lock.release()
@@ -198,6 +212,7 @@ class RLock(_LockBase):
             warnings.warn(text, DeprecationWarning, stacklevel=2)
         self = object.__new__(cls)
         self._waiters = []
+        self._is_missed = False
         self._holds = {}
         return self
 
@@ -244,6 +259,8 @@ class RLock(_LockBase):
         sleepers.append(turn)
         try:
             while not self._attempt_awake(turn, mine):
+                if turn.missed:
+                    self._is_missed = True
                 left = -1 if deadline is None else deadline - _original.monotonic()
                 if left != -1 and left <= 0:
                     return False
@@ -291,13 +308,21 @@ class RLock(_LockBase):
         me: Any = getcurrent()
         if me.__class__ is not Green:
             me = _get_ident() if me.parent is None else identity()
-        hold = self._holds.get(HELD)
+        holds = self._holds
+        hold = holds.get(HELD)
         if hold is None or hold[0] != me:
             raise RuntimeError("cannot release un-acquired lock")
         if hold[1] != 1:
             hold[1] -= 1
             return
-        self._pass_on()
+        if self._is_missed:
+            self._pass_on()
+            return
+        del holds[HELD]
+        if holds:
+            self._wake_sleeper()
+        if self._waiters:
+            self._invite()
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         me: Any = getcurrent()
@@ -310,7 +335,7 @@ class RLock(_LockBase):
         if hold[1] != 1:
             hold[1] -= 1
             return
-        if self._waiters or holds.get(_SLEEPERS):
+        if self._is_missed:
             self._pass_on()
             return
         del holds[HELD]

@@ -167,6 +167,9 @@ class Shared:
         """Tell whether an attempt would succeed now."""
         raise NotImplementedError
 
+    def _note_miss(self) -> None:
+        """Note that somebody came too late."""
+
     def _invite(self) -> None:
         """Invite the first green that waits, unless it is invited already. From any thread."""
         for waiter in tuple(self._waiters):
@@ -193,6 +196,8 @@ class Shared:
                 found = self._attempt_in_turn(waiter)
                 if found is not NOTHING:
                     return found
+                if waiter.missed:
+                    self._note_miss()
                 green.what = self
                 waiter.parked = True
                 wake = park(green, deadline)
@@ -218,12 +223,6 @@ class Shared:
             elif other.is_heard():
                 return NOTHING
         return NOTHING
-
-    def _pass_on(self) -> None:
-        """Let go of the lock that the caller has: to the first that waits, if that has missed it before."""
-        waiter = self._first_heard()
-        if waiter is None or not self._offer(waiter):
-            self._let_go()
 
     def _first_heard(self) -> _Waiter | None:
         for waiter in tuple(self._waiters):
