@@ -225,8 +225,10 @@ class RLock(_LockBase):
             RuntimeError: Native code would block its thread for ever, since a green of that very thread is the owner.
         """
         me: Any = getcurrent()
-        if me.__class__ is not Green:
-            me = _get_ident() if me.parent is None else identity()
+        if me.parent is None:
+            me = _get_ident()
+        elif me.__class__ is not Green:
+            me = identity()
         if timeout != -1 or not blocking:
             _allocate().acquire(blocking, timeout)  # raises for what is no timeout
         mine = [me, 1]
@@ -306,8 +308,10 @@ class RLock(_LockBase):
             RuntimeError: It is not the caller's.
         """
         me: Any = getcurrent()
-        if me.__class__ is not Green:
-            me = _get_ident() if me.parent is None else identity()
+        if me.parent is None:
+            me = _get_ident()
+        elif me.__class__ is not Green:
+            me = identity()
         holds = self._holds
         hold = holds.get(HELD)
         if hold is None or hold[0] != me:
@@ -326,8 +330,10 @@ class RLock(_LockBase):
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         me: Any = getcurrent()
-        if me.__class__ is not Green:
-            me = _get_ident() if me.parent is None else identity()
+        if me.parent is None:
+            me = _get_ident()
+        elif me.__class__ is not Green:
+            me = identity()
         holds = self._holds
         hold = holds.get(HELD)
         if hold is None or hold[0] != me:
