@@ -25,7 +25,7 @@ from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_a
 
 from actors import Actor, CallbackActor, GreenActor, NativeActor, Stage
 from greenio import _original
-from greenio._patches import _threading
+from greenio._patches import _rows, _threading
 from greenio._sync import _locks, _waiting
 
 pytestmark = pytest.mark.usefixtures("patched")
@@ -923,6 +923,12 @@ def notice_lost(patches: pytest.MonkeyPatch) -> None:
     patches.setattr(threading.Condition, "notify", notify)
 
 
+def no_rows(patches: pytest.MonkeyPatch) -> None:
+    """A green that finds nothing where it was woken for something waits behind all others."""
+    patches.setattr(_rows, "is_passed", lambda shared, side, green: False)
+    patches.setattr(_rows, "take_in_turn", lambda shared, side, green, timeout, take: take(timeout))
+
+
 @pytest.mark.parametrize(
     ("plant", "machine"),
     [
@@ -933,7 +939,7 @@ def notice_lost(patches: pytest.MonkeyPatch) -> None:
         (lock_not_taken_again, ConditionMachine),
         (release_cancelled, SemaphoreMachine),
         (notice_lost, ConditionMachine),
-        (notice_lost, QueueMachine),
+        (no_rows, QueueMachine),
     ],
 )
 def test_a_planted_fault_is_found(
