@@ -17,6 +17,7 @@ import os
 import re
 from collections.abc import Callable
 from contextlib import suppress
+from operator import index
 from typing import Any, TypeAlias
 from weakref import WeakSet
 
@@ -29,6 +30,7 @@ from ._table import like
 __all__ = [
     "BUFFERED",
     "CHUNK",
+    "HALVES",
     "READER_METHODS",
     "WRITER_METHODS",
     "adopt_buffered",
@@ -38,10 +40,12 @@ __all__ = [
     "lock_of",
     "locking",
     "read_lines",
+    "reader_of",
     "settle",
     "take_back",
     "take_back_into",
     "take_line",
+    "writer_of",
 ]
 
 End: TypeAlias = Callable[[bytes], object] | None
@@ -62,6 +66,9 @@ _CLOSING = "_greenio_closing"
 _LOCK = "_greenio_lock"
 _SIZE = "_greenio_size"
 """Attributes of a buffered file: the lock that is taken before the native one; the size of the buffer, where known."""
+
+HALVES = "_greenio_halves"
+"""The attribute of a file that reads and writes: the two buffered files that it has for that."""
 
 CHUNK = 2**16
 """Octets that are read at once where all are wanted."""
@@ -132,9 +139,19 @@ def adopt_buffered(file: Any) -> None:
     _locked.add(file)
 
 
+def reader_of(file: Any) -> Any:
+    """Look up what a buffered file reads by: itself, unless it has two halves."""
+    return vars(file).get(HALVES, (file,))[0]
+
+
+def writer_of(file: Any) -> Any:
+    """Look up what a buffered file writes by: itself, unless it has two halves."""
+    return vars(file).get(HALVES, (file,))[-1]
+
+
 def is_adopted(file: Any) -> bool:
     """Tell whether a buffered file has a lock that greens share."""
-    return _LOCK in getattr(file, "__dict__", ())
+    return not {_LOCK, HALVES}.isdisjoint(getattr(file, "__dict__", ()))
 
 
 def lock_of(file: Any) -> RLock:
@@ -273,9 +290,9 @@ def _once(native: Callable[..., Any]) -> Any:
 
 def _readinto(self: Any, buffer: Any, /) -> Any:
     with lock_of(self):
-        if green_caller() is None:
+        if green_caller() is None or self.closed or (view := memoryview(buffer)).readonly:
             return _Reader.readinto(self, buffer)
-        view = memoryview(buffer).cast("B")
+        view = view.cast("B")
         found = _read(self, _Reader.read, len(view))
         if found is None:
             return None
@@ -285,12 +302,17 @@ def _readinto(self: Any, buffer: Any, /) -> Any:
 
 def read_lines(file: Any, hint: int | None, give_back: Callable[[list[Any]], None]) -> list[Any]:
     """Read lines up to the end, or until they come to more than `hint`; `give_back` is handed them if that fails."""
+    if not (hint is None or hasattr(hint, "__index__")):
+        raise TypeError(f"argument should be integer or None, not {type(hint).__name__!r}")
+    most = index(hint or 0)
     lines: list[Any] = []
     total = 0
     try:
-        while not 0 < (hint or 0) < total and (line := file.readline()):
+        for line in file:
             lines.append(line)
             total += len(line)
+            if 0 < most < total:
+                break
     except BaseException:
         give_back(lines)
         raise

@@ -11,6 +11,7 @@ from typing import Any
 
 from ._buffered_files import BUFFERED, is_dry, take_back, take_back_into
 from ._layers import subclass
+from ._rw_pairs import Pair
 from ._socket_state import green_caller
 from ._table import like
 from ._text_files import text_file
@@ -47,6 +48,17 @@ def read(self: Any, size: int | None = -1, /) -> bytes | None:
 
 
 _SocketFile = subclass(_Raw, {"read": read, "readinto": readinto})
+_CLASSES: dict[type, Any] = {**BUFFERED, io.BufferedRWPair: Pair}
+
+
+def _take_raw(sock: socket.socket, file: Any) -> Any:
+    """Take the raw file from below the native layers, which nobody has used yet."""
+    native = getattr(file, "buffer", file)
+    if type(native) is not io.BufferedRWPair:
+        return native.detach() if native is file else file.detach().detach()
+    raw = _native_makefile(sock, "rwb", 0)  # that of a pair stays with it
+    file.close()
+    return raw
 
 
 @like(_native_makefile)
@@ -62,13 +74,13 @@ def makefile(
     options = {"encoding": encoding, "errors": errors, "newline": newline}
     file: Any = _native_makefile(self, mode, buffering, **options)  # type: ignore[call-overload]
     native = getattr(file, "buffer", file)
-    if green_caller() is None or type(native) not in BUFFERED:
+    if green_caller() is None or type(native) not in _CLASSES:
         return file
     size = io.DEFAULT_BUFFER_SIZE if buffering is None or buffering < 0 else buffering
     settings = None if native is file else (file.encoding, file.errors, newline)
-    raw = file.detach() if settings is None else file.detach().detach()
+    raw = _take_raw(self, file)
     raw.__class__ = _SocketFile
-    buffered = BUFFERED[type(native)](raw, size)
+    buffered = _CLASSES[type(native)](raw, size)
     if settings is None:
         return buffered
     text = text_file(buffered, *settings)

@@ -3,7 +3,9 @@
 What the C code has collected for a `readline` or a `read` is gone when the layer below raises, as it does for a
 cancellation; so here characters are kept by the object until a call takes them. And the C code lets a second green in
 while the first is parked below, where lines get mixed, and lost before CPython 3.12.4; so each call takes the lock of
-the buffered layer for all of its time.
+the buffered layer for all of its time: of the half that it uses, where that layer has two.
+
+There the C code forgets at each `write` what it has read ahead. Here that is kept, as nobody can have meant its loss.
 
 The standard streams are native objects, which are given methods of their own, and Python code cannot reach what the C
 code has decoded. There `readline` has the layer below hand out a line at a time, so that nothing is collected.
@@ -18,8 +20,8 @@ from collections.abc import Callable
 from operator import index
 from typing import Any
 
-from .._sync import RLock
-from ._buffered_files import CHUNK, is_adopted, lock_of, locking, read_lines, take_line
+from .._sync import RLock, owner_of
+from ._buffered_files import CHUNK, is_adopted, lock_of, locking, read_lines, reader_of, take_line, writer_of
 from ._layers import subclass
 from ._socket_state import green_caller
 from ._table import like
@@ -91,8 +93,19 @@ class _Decoded:
         return found.end() - self._used if found else 0
 
 
-def _text_lock(file: Any) -> RLock:
-    return lock_of(file.buffer)
+def _buffer_of(file: Any) -> Any:
+    """Look up the buffered layer; raises what native methods do where it was detached."""
+    if file.buffer is None:
+        raise ValueError("underlying buffer has been detached")
+    return file.buffer
+
+
+def _reader_lock(file: Any) -> RLock:
+    return lock_of(reader_of(_buffer_of(file)))
+
+
+def _writer_lock(file: Any) -> RLock:
+    return lock_of(writer_of(_buffer_of(file)))
 
 
 def _more(file: Any, decoded: _Decoded) -> bool:
@@ -104,12 +117,13 @@ def _more(file: Any, decoded: _Decoded) -> bool:
 
 def _reading(read: Callable[..., Any]) -> Any:
     """Have a method do its work with the lock, on a file that is open."""
+    native = getattr(_Text, read.__name__)
 
-    @like(getattr(_Text, read.__name__))
+    @like(native)
     def method(self: Any, *args: Any) -> Any:
-        with _text_lock(self):
+        with _reader_lock(self):
             if self.closed:
-                raise ValueError("I/O operation on closed file.")
+                return native(self, *args)  # an error
             return read(self, vars(self)[_DECODED], *args)
 
     return method
@@ -154,7 +168,7 @@ def __next__(self: Any) -> str:  # noqa: N807 - it becomes that method
 
 @like(_Text.reconfigure)
 def reconfigure(self: Any, **settings: Any) -> None:
-    with _text_lock(self):
+    with _reader_lock(self):
         if vars(self)[_DECODED].has_begun and any(settings.get(name) is not None for name in _SETTINGS):
             raise io.UnsupportedOperation(
                 "It is not possible to set the encoding or newline of stream after the first read"
@@ -170,17 +184,37 @@ def __init__(self: Any, buffer: Any, encoding: str, errors: str, newline: str | 
 
 
 _READING = {each.__name__: each for each in (read, readline, readlines, __next__, reconfigure, __init__)}
-_WRITING = {name: locking(getattr(_Text, name), _text_lock) for name in ("write", "flush", "reconfigure", "detach")}
+_WRITING = {name: locking(getattr(_Text, name), _writer_lock) for name in ("write", "flush", "reconfigure", "detach")}
+
+
+def _handing_down(read: Callable[..., Any]) -> Any:
+    """Have a method hand down first what was written, as the native one does, unless somebody is about to."""
+
+    @like(read)
+    def method(self: Any, *args: Any) -> Any:
+        if not self.closed and owner_of(lock := _writer_lock(self)) is None:
+            with lock:
+                _Text.read(self, 0)
+        return read(self, *args)
+
+    return method
+
 
 _Reader = subclass(_Text, _READING, {"newlines": property(lambda self: vars(self)[_DECODED].newlines)})
 _Writer = subclass(_Text, _WRITING)
+_Both = subclass(
+    _Reader,
+    {"read": _handing_down(read), "readline": _handing_down(readline)},
+    {**_WRITING, "reconfigure": locking(reconfigure, _writer_lock)},
+)
 
 
 def text_file(buffer: Any, encoding: str, errors: str, newline: str | None, *rest: bool) -> Any:
     """Make the text layer of a buffered file; the arguments are those of `io.TextIOWrapper`."""
     if not is_adopted(buffer):
         return _Text(buffer, encoding, errors, newline, *rest)
-    return (_Reader if buffer.readable() else _Writer)(buffer, encoding, errors, newline, *rest)
+    kind = _Both if buffer.readable() and buffer.writable() else _Reader if buffer.readable() else _Writer
+    return kind(buffer, encoding, errors, newline, *rest)
 
 
 def relayer(text: Any, newline: str | None = None) -> Any:
@@ -207,6 +241,6 @@ def _readline_natively(self: Any, size: int = -1, /) -> str:
 
 STREAM_METHODS: dict[str, Any] = {
     "readline": _readline_natively,
-    **{name: locking(getattr(_Text, name), _text_lock) for name in ("read", "write", "flush")},
+    **{name: locking(getattr(_Text, name), _writer_lock) for name in ("read", "write", "flush")},
 }
 """Methods for native text files, by name."""
