@@ -714,6 +714,34 @@ class TestReport:
         ours = {(name, kind) for module, name, kind in found if module == __name__}
         assert ours == {("Holder.text", "instance"), ("Holder.device", "instance"), ("container", "live object")}
 
+    def test_live_files_of_sockets(self):
+        """Those that are older than the patch, or made by native code; not what green code makes, or other streams."""
+        one, two = socket.socketpair()
+        holder = type("Holder", (), {"__module__": __name__})()
+        holder.text, holder.both, holder.words = one.makefile(), one.makefile("rwb"), one.makefile("rw")
+        container["file"] = [one.makefile("wb")]
+        holder.raw, holder.closed, holder.gone = one.makefile("rb", 0), one.makefile("rwb"), one.makefile("rb")
+        holder.closed.close()
+        gone = holder.gone.detach()
+        memory = io.BytesIO()
+        holder.memory = io.BufferedReader(memory)
+        if sys.version_info >= (3, 12):  # older ones do not tell what such a pair is of
+            holder.pair = io.BufferedRWPair(memory, memory)
+        with open(__file__, "rb") as holder.regular:
+            with monkey.patched("socket"):
+                holder.green = [asyncio.run(to_greenlet(one.makefile, mode)) for mode in ("rb", "wb", "rwb", "rw")]
+                found = {(i.native, i.name, i.kind) for i in monkey.report().unreachable if i.module == __name__}
+        for file in (holder.text, holder.both, holder.words, holder.raw, gone, *holder.green, *container.pop("file")):
+            file.close()
+        one.close()
+        two.close()
+        assert {item for item in found if item[0].startswith("io.")} == {
+            ("io.BufferedReader", "Holder.text", "instance"),
+            ("io.BufferedRWPair", "Holder.both", "instance"),
+            ("io.BufferedRWPair", "Holder.words", "instance"),
+            ("io.BufferedWriter", "container", "live object"),
+        }
+
     def test_forms(self):
         with monkey.patched(files=True):
             report = monkey.report()

@@ -5,6 +5,7 @@ A timeout of the socket is another matter: after one a native file refuses to be
 
 from __future__ import annotations
 
+import gc
 import io
 import socket
 from typing import Any
@@ -16,7 +17,7 @@ from ._socket_state import green_caller
 from ._table import like
 from ._text_files import text_file
 
-__all__ = ["METHODS"]
+__all__ = ["HIDDEN", "METHODS", "is_native_file"]
 
 _Raw = socket.SocketIO
 _native_makefile = socket.socket.makefile
@@ -88,4 +89,26 @@ def makefile(
     return text
 
 
+def is_native_file(file: Any) -> bool:
+    """Tell whether a native buffered file is one of a socket that is open: older than the patch, or of native code."""
+    if type(file) is not io.BufferedRWPair:
+        return _has_open_socket(file)
+    halves = [half for half in gc.get_referents(file) if type(half) in BUFFERED]
+    # CPython 3.11 and older tell of no halves. But hardly anything else than a socket makes such pairs.
+    return any(map(_has_open_socket, halves)) if halves else not file.closed
+
+
+def _has_open_socket(file: Any) -> bool:
+    try:
+        raw = file.raw
+    except ValueError:
+        return False  # detached
+    return issubclass(type(raw), _Raw) and not io.IOBase.closed.__get__(raw)
+
+
 METHODS: list[Any] = [makefile]
+
+HIDDEN: dict[str, tuple[type, type]] = {
+    f"io.{native.__name__}": (native, green) for native, green in _CLASSES.items() if green is not native
+}
+"""The buffered files that a socket may have, each with the one that green code gets."""

@@ -16,6 +16,7 @@ from .. import _original
 from .._core import forget
 from ._close import CLOSE
 from ._connect import METHODS as _CONNECT_METHODS
+from ._makefile import HIDDEN, is_native_file
 from ._makefile import METHODS as _MAKEFILE_METHODS
 from ._receiving import METHODS as _RECEIVING
 from ._sendfile import METHODS as _SENDFILE_METHODS
@@ -148,4 +149,6 @@ GROUP = Group(
     "socket",
     (*patches(socket.socket, _METHODS), *patches(socket, [close]), *CLOSE),
     undo=_undo,
+    hidden=HIDDEN,
+    is_out_of_reach=is_native_file,
 )
