@@ -241,6 +241,71 @@ def outcome(call):
         return type(error), str(error)
 
 
+class Number:
+    """What is no int, but may stand for one, as numpy's do."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def __index__(self):
+        return self.value
+
+
+@pytest.mark.parametrize("mode", ["r", "rb"])
+def test_sizes_that_are_no_ints(arun, pipe, mode):
+    async def main():
+        file = await to_greenlet(os.fdopen, pipe[0], mode)
+        for read in (file.read, file.readline):
+            pipe[1].write(b"abc")
+            assert await to_greenlet(file.read, 1) in ("a", b"a")
+            assert await to_greenlet(read, Number(2)) in ("bc", b"bc")
+            running = start(read, Number(4))
+            await until_parked()
+            pipe[1].write(b"de")
+            await turns(20)
+            running.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await running
+            pipe[1].write(b"fg")
+            assert await asyncio.wait_for(to_greenlet(read, Number(4)), 10) in ("defg", b"defg")
+        await to_greenlet(file.close)
+
+    arun(main)
+
+
+@pytest.mark.parametrize("mode", ["r", "rb", "rw"])
+def test_files_that_were_detached(arun, mode):
+    def work():
+        left, right = socket.socketpair()
+        with left, right:
+            file = left.makefile(mode)
+            file.detach().close()
+            calls = [file.read, file.readline, file.readlines, lambda: next(file), file.detach, file.flush, file.close]
+            return [outcome(call) for call in calls]
+
+    native = work()
+    assert arun(lambda: to_greenlet(work)) == native
+
+
+def test_when_settings_may_change(arun):
+    """Once something was read they may not, until all was; what was read ahead is not lost by the attempt."""
+
+    def work(opening):
+        reader, writer = os.pipe()
+        with opening(writer, "wb", 0) as raw, opening(reader, encoding="utf-8") as file:
+            raw.write(b"one\ntwo\r\n")
+            found = [file.readline()]
+            changes = ({"newline": None}, {"newline": ""}, {"encoding": "latin-1"}, {"errors": "replace"}, {})
+            found += [outcome(lambda change=change: file.reconfigure(**change)) for change in changes]
+            found += [file.readline(), raw.close(), file.read()]
+            found += [outcome(lambda change=change: file.reconfigure(**change)) for change in changes]
+            return [*found, file.encoding, file.errors, file.read()]
+
+    native = work(_original_open)
+    assert native[1][0] is io.UnsupportedOperation
+    assert arun(lambda: to_greenlet(work, open)) == native
+
+
 def test_settings_may_change_before_the_first_read(arun, pipe):
     def work():
         file = os.fdopen(pipe[0], encoding="ascii")

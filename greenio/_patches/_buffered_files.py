@@ -113,6 +113,8 @@ def is_dry(raw: Any) -> bool:
 def _drily(file: Any, native: Callable[..., Any], *args: Any) -> Any:
     """Call a native method that takes what is in the buffer, or kept by the raw file, and nothing else."""
     raw = file.raw
+    if raw is None:
+        return native(file, *args)  # an error: it was detached
     kept = vars(raw)
     kept[_DRY] = True
     try:
@@ -257,9 +259,9 @@ def _steadily(native: Callable[..., Any], end: End = None) -> Any:
     @like(native)
     def method(self: Any, size: Any = -1, /) -> Any:
         with lock_of(self):
-            if green_caller() is None or not (size is None or isinstance(size, int)):
+            if green_caller() is None or not (size is None or hasattr(size, "__index__")):
                 return native(self, size)
-            wanted = -1 if size is None else size
+            wanted = -1 if size is None else index(size)
             part: bytes | None = _drily(self, native, wanted)
             if _is_whole(part, wanted, end):
                 return part  # by far the most
@@ -281,7 +283,7 @@ def _once(native: Callable[..., Any]) -> Any:
             found = _drily(self, native, *args)
             if found or (args and not args[0]):
                 return found
-            if _fill(self, args[0] if args and isinstance(args[0], int) else 0) is None:
+            if _fill(self, index(args[0]) if args and hasattr(args[0], "__index__") else 0) is None:
                 return native(self, *args)  # which says so in its own way
             return _drily(self, native, *args)
 

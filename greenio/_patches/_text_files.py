@@ -36,8 +36,6 @@ _DECODED = "_greenio_decoded"
 _PIECE = 8192
 """Octets that are decoded at a time."""
 
-_SETTINGS = ("encoding", "errors", "newline")
-
 _ENDS = {newline: re.compile(newline or "\n") for newline in (None, "\n", "\r", "\r\n")}
 _ENDS[""] = re.compile("\r\n|\r|\n")
 """What ends a line, by the `newline` that was asked for."""
@@ -46,18 +44,20 @@ _ENDS[""] = re.compile("\r\n|\r|\n")
 class _Decoded:
     """The characters that a text file has decoded, and nobody has taken yet."""
 
-    __slots__ = ("_decoder", "_end", "_newline", "_text", "_used")
+    __slots__ = ("_decoder", "_end", "_final", "_text", "_used", "newline")
 
     def __init__(self, newline: str | None) -> None:
-        self._newline = newline
+        self.newline = newline
         self._end = _ENDS[newline]
         self._decoder: Any = None
+        self._final = False
         self._text = ""
         self._used = 0
 
     @property
-    def has_begun(self) -> bool:
-        return self._decoder is not None
+    def is_underway(self) -> bool:
+        """Whether anything was decoded, unless it was all there is, and has been taken."""
+        return self._decoder is not None and not (self._final and not self.count())
 
     @property
     def newlines(self) -> Any:
@@ -68,10 +68,11 @@ class _Decoded:
 
     def add(self, file: Any, octets: bytes, final: bool) -> None:
         """Decode more."""
+        self._final = final
         if self._decoder is None:
             self._decoder = codecs.lookup(file.encoding).incrementaldecoder(file.errors)
-            if not self._newline:
-                self._decoder = io.IncrementalNewlineDecoder(self._decoder, self._newline is None)
+            if not self.newline:
+                self._decoder = io.IncrementalNewlineDecoder(self._decoder, self.newline is None)
         self.give_back(self._decoder.decode(octets, final), at_end=True)
 
     def give_back(self, text: str, at_end: bool = False) -> None:
@@ -131,9 +132,10 @@ def _reading(read: Callable[..., Any]) -> Any:
 
 @_reading
 def read(self: Any, decoded: _Decoded, size: int | None = -1, /) -> str:
-    if not (size is None or isinstance(size, int)):
+    if not (size is None or hasattr(size, "__index__")):
         return _Text.read(self, size)  # an error
-    if size is None or size < 0:
+    size = -1 if size is None else index(size)
+    if size < 0:
         decoded.add(self, self.buffer.read(), True)
         return decoded.take(-1)
     while decoded.count() < size and _more(self, decoded):
@@ -169,13 +171,15 @@ def __next__(self: Any) -> str:  # noqa: N807 - it becomes that method
 @like(_Text.reconfigure)
 def reconfigure(self: Any, **settings: Any) -> None:
     with _reader_lock(self):
-        if vars(self)[_DECODED].has_begun and any(settings.get(name) is not None for name in _SETTINGS):
+        decoded: _Decoded = vars(self)[_DECODED]
+        changes = "newline" in settings or any(settings.get(name) is not None for name in ("encoding", "errors"))
+        if changes and decoded.is_underway:
             raise io.UnsupportedOperation(
                 "It is not possible to set the encoding or newline of stream after the first read"
             )
         _Text.reconfigure(self, **settings)
-        if "newline" in settings:
-            setattr(self, _DECODED, _Decoded(settings["newline"]))
+        if changes:
+            setattr(self, _DECODED, _Decoded(settings.get("newline", decoded.newline)))
 
 
 def __init__(self: Any, buffer: Any, encoding: str, errors: str, newline: str | None, *rest: bool) -> None:  # noqa: N807
