@@ -222,20 +222,25 @@ class Noting:
         return iter(self.readline, self.file.read(0))
 
 
+FILES = {
+    "rwb": ({"mode": "rwb"}, BINARY),
+    "rw": ({"mode": "rw", "encoding": "utf-8", "newline": ""}, TEXT),
+    "unbuffered": ({"mode": "rb", "buffering": 0}, ("read all", "readline", "readlines", "iter")),
+}
+
+
 @pytest.mark.parametrize("how", ["parked", "at once"])
-@pytest.mark.parametrize(
-    ("mode", "name"), [*(("rwb", name) for name in BINARY), *(("rw", name) for name in TEXT)], ids=lambda value: value
-)
-def test_cancelled_at_each_park(arun, mode, name, how):
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in FILES for name in FILES[kind][1]])
+def test_cancelled_at_each_park(arun, kind, name, how):
     """The read parks after each octet. What it has not returned is there for the next one."""
-    read = (BINARY if "b" in mode else TEXT)[name]
+    options = FILES[kind][0]
+    whole = DATA.decode() if "encoding" in options else DATA
+    read = (BINARY if whole is DATA else TEXT)[name]
 
     async def once(number):
         left, right = socket.socketpair()
         with left, right:
-            file = await to_greenlet(
-                left.makefile, mode, **({} if "b" in mode else {"encoding": "utf-8", "newline": ""})
-            )
+            file = await to_greenlet(left.makefile, **options)
             noting = Noting(file)
             running = start(read, file if name in ONE_CALL else noting)
             for octet in DATA[:number]:
@@ -251,7 +256,7 @@ def test_cancelled_at_each_park(arun, mode, name, how):
             right.shutdown(socket.SHUT_WR)
             rest = await asyncio.wait_for(to_greenlet(file.read), 20)
             await to_greenlet(file.close)
-            assert rest[:0].join([*noting.found, rest]) == (DATA if "b" in mode else DATA.decode())
+            assert rest[:0].join([*noting.found, rest]) == whole
 
     async def main():
         for number in range(len(DATA)):

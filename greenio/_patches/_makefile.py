@@ -8,9 +8,10 @@ from __future__ import annotations
 import gc
 import io
 import socket
+from operator import index
 from typing import Any
 
-from ._buffered_files import BUFFERED, is_dry, take_back, take_back_into
+from ._buffered_files import BUFFERED, CHUNK, give_back, is_dry, read_lines, take_back, take_back_into
 from ._layers import subclass
 from ._rw_pairs import Pair
 from ._socket_state import green_caller
@@ -48,7 +49,46 @@ def read(self: Any, size: int | None = -1, /) -> bytes | None:
         return None
 
 
-_SocketFile = subclass(_Raw, {"read": read, "readinto": readinto})
+@like(_Raw.readall)
+def readall(self: Any) -> bytes | None:
+    parts: list[bytes] = []
+    try:
+        while part := self.read(CHUNK):
+            parts.append(part)
+    except BaseException:
+        give_back(self, b"".join(parts))
+        raise
+    return b"".join(parts) if parts else part
+
+
+def _is_native_call(file: Any) -> bool:
+    """Tell whether a call of an unbuffered file never parks."""
+    return green_caller() is None or file.closed or file._sock.gettimeout() == 0
+
+
+@like(_Raw.readline)
+def readline(self: Any, size: int | None = -1, /) -> bytes:
+    if _is_native_call(self) or not (size is None or hasattr(size, "__index__")):
+        return _Raw.readline(self, size)
+    most = -1 if size is None else index(size)
+    line = bytearray()
+    try:
+        while len(line) != most and not line.endswith(b"\n") and (octet := self.read(1)):
+            line += octet
+    except BaseException:
+        give_back(self, bytes(line))
+        raise
+    return bytes(line)
+
+
+@like(_Raw.readlines)
+def readlines(self: Any, hint: int | None = -1, /) -> list[bytes]:
+    if _is_native_call(self):
+        return _Raw.readlines(self, hint)  # type: ignore[arg-type]
+    return read_lines(self, hint, lambda lines: give_back(self, b"".join(lines)))
+
+
+_SocketFile = subclass(_Raw, {each.__name__: each for each in (read, readinto, readall, readline, readlines)})
 _CLASSES: dict[type, Any] = {**BUFFERED, io.BufferedRWPair: Pair}
 
 
@@ -75,7 +115,11 @@ def makefile(
     options = {"encoding": encoding, "errors": errors, "newline": newline}
     file: Any = _native_makefile(self, mode, buffering, **options)  # type: ignore[call-overload]
     native = getattr(file, "buffer", file)
-    if green_caller() is None or type(native) not in _CLASSES:
+    if green_caller() is None:
+        return file
+    if type(native) is _Raw and native.readable():
+        native.__class__ = _SocketFile
+    if type(native) not in _CLASSES:
         return file
     size = io.DEFAULT_BUFFER_SIZE if buffering is None or buffering < 0 else buffering
     settings = None if native is file else (file.encoding, file.errors, newline)
