@@ -425,6 +425,20 @@ class TestLocks:
         arun(main)
         assert len(caplog.records) == 100
 
+    def test_shutdown_of_the_default_executor_is_the_loops(self, arun, monkeypatch):
+        native_run = threading.Thread.run
+
+        def end_late(thread):
+            native_run(thread)
+            _original.sleep(0.05)
+
+        async def main():
+            await asyncio.to_thread(int)
+            monkeypatch.setattr(threading.Thread, "run", end_late)
+            await asyncio.get_running_loop().shutdown_default_executor()
+
+        arun(main)
+
 
 def test_file_locks(arun, tmp_path):
     async def main():

@@ -27,6 +27,9 @@ __all__ = ["TABLE", "guards"]
 _BRIEF = 0.01
 """Seconds for which another thread may hold a lock: two switch intervals, so as not to count critical sections."""
 
+_SHUTDOWN = " (_do_shutdown)"
+"""Ends the name of the thread in which a loop shuts its executor down. uvloop, which joins it, has no frame to know."""
+
 _SLEEP = (
     "write `await asyncio.sleep(seconds)`, or call the sync code above it in a greenlet: `await to_greenlet(fn, ...)`"
 )
@@ -181,7 +184,7 @@ def _is_empty(queue: Any, *args: Any, **kwargs: Any) -> bool:
 
 
 def _is_alive(thread: Any, *args: Any, **kwargs: Any) -> bool:
-    return bool(thread.is_alive())
+    return thread.is_alive() and not thread.name.endswith(_SHUTDOWN)
 
 
 # Children, signals, file locks
