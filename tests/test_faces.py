@@ -263,6 +263,22 @@ def test_autosync_of_what_can_be_awaited_and_entered(arun):
     green(arun, body)
 
 
+def test_await_takes_what_can_be_awaited_and_entered(arun):
+    def body():
+        bare = Pool()
+        acquired = autosync(bare).acquire()
+        assert await_(acquired).fetch(1) == [1]
+        assert await_(acquired).fetch(2) == acquired.fetch(2) == [2]
+        assert bare.log == ["taken"]
+        task = autosync(spawn(int))
+        assert await_(task) == await_(task) == 0
+        assert task.done()
+        with pytest.raises(TypeError, match="takes an awaitable"):
+            await_(autosync(bare))
+
+    green(arun, body)
+
+
 def test_autosync_leaves_plain_things_alone(arun):
     def body():
         class Holder:

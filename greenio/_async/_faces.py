@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import sys
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from types import ModuleType, TracebackType
 from typing import Any, TypeVar
@@ -118,7 +118,8 @@ def autosync(obj: Any) -> Any:
     whose asynchronous iterators are iterated by `for`, and whose asynchronous context managers are entered by `with`.
     Everything else is the object's own: attributes are read and set through, `isinstance` holds, and results are
     wrapped only if they have asynchronous methods themselves. What can be awaited *and* entered or iterated
-    (`pool.acquire()`) is awaited when it is first used in any other way.
+    (`pool.acquire()`) is awaited when it is first used in any other way, by `await_` for instance, and not if nobody
+    uses it.
 
     Args:
         obj: The object.
@@ -202,6 +203,19 @@ def _step(self: Any) -> Any:
     return _result(found)
 
 
+def _await(self: Any) -> Generator[Any, Any, Any]:
+    """Await for `await_`, at once, what could be entered or iterated as well."""
+    target = _get(self, _TARGET)
+    if not hasattr(type(target), "__await__"):
+        return self  # it was awaited before
+    due = _get(self, "_greenio_due")
+    _set(self, "_greenio_due", False)
+    found = yield from target.__await__()
+    if due:
+        _set(self, _TARGET, found)
+    return _result(found)
+
+
 _FACES = {"__aenter__": ("__enter__", _enter), "__aexit__": ("__exit__", _exit), "__aiter__": ("__iter__", _iter)}
 _FACES["__anext__"] = ("__next__", _step)
 """The methods of `async with` and `async for`, each with what stands for it in sync code."""
@@ -239,6 +253,8 @@ def _proxy_class(kind: type) -> Any:
         if getattr(kind, "__hash__", None) is None:
             members["__hash__"] = None
         members.update(_FACES[name] for name in names if name in _FACES)
+        if "__await__" in names:
+            members["__await__"] = _await
         found = _classes[kind] = _ProxyType(kind.__name__, (_Proxy,), members)
     return found
 
