@@ -350,7 +350,8 @@ class TestLocks:
 
         arun(main)
 
-    def test_critical_section_of_another_thread(self, arun):
+    def test_critical_section_of_another_thread(self, arun, monkeypatch):
+        monkeypatch.setattr(_would_block, "_BRIEF", 5)  # of a thread that the machine may keep waiting
         lock = threading.Lock()
 
         async def main():
@@ -535,11 +536,11 @@ class Allowed:
 
 class TestWarnings:
     def caught(self, arun, main):
-        with warnings.catch_warnings(record=True) as caught:
+        with warnings.catch_warnings(record=True) as self.told:
             warnings.simplefilter("always")
             with monkey.patched(on_blocking="warn"):
                 arun(main)
-        return [each for each in caught if each.category is BlockingCallWarning]
+        return [each for each in self.told if each.category is BlockingCallWarning]
 
     def test_once_for_each_place(self, arun):
         async def main():
@@ -566,13 +567,19 @@ class TestWarnings:
         async def main():
             ours, theirs = socket.socketpair()
             with ours, theirs:
-                timer = threading.Timer(0.05, theirs.send, [b"x"])
-                timer.start()
+                thread = threading.Thread(target=send_when_told, args=[theirs])
+                thread.start()
                 assert ours.recv(1) == b"x"
                 ours.settimeout(0.01)
                 with pytest.raises(TimeoutError):
                     ours.recv(1)
-                await to_greenlet(timer.join)
+                await to_greenlet(thread.join)
+
+        def send_when_told(sock):
+            end = _original.monotonic() + 20
+            while not self.told and _original.monotonic() < end:
+                _original.sleep(0.001)
+            sock.send(b"x")
 
         assert len(self.caught(arun, main)) == 2
 
