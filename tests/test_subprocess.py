@@ -656,8 +656,8 @@ def test_cancelled_at_each_park(arun, monkeypatch, way, options):
 
         class Popen(subprocess.Popen):
             def __init__(self, *args, **kwargs):
+                made.append(self)  # first: that it starts may be waited for, and be cancelled
                 native(self, *args, **kwargs)
-                made.append(self)
 
         with pytest.MonkeyPatch.context() as patches:
             patches.setattr(subprocess, "Popen", Popen)
