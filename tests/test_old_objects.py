@@ -1,10 +1,13 @@
-"""Locks that are older than the patch: exchanged where they have a name, one lock with the old one, and given back."""
+"""Locks and queues that are older than the patch: exchanged where they have a name, and given back."""
 
 from __future__ import annotations
 
 import _thread
 import asyncio
 import concurrent.futures
+import copy
+import os
+import pickle
 import queue
 import threading
 import time
@@ -13,15 +16,17 @@ from functools import partial
 import pytest
 
 from greenio import await_, monkey, spawn, to_greenlet
-from waiting import until_parked
+from waiting import until, until_parked
 
 NATIVE_LOCK, NATIVE_RLOCK = [_thread.allocate_lock], [_thread.RLock]  # in containers, where a patch leaves them alone
 
 lock_of_the_module = threading.Lock()
+queue_of_the_module = queue.SimpleQueue()
 
 
 class Holder:
     shared = threading.Lock()
+    shared_queue = queue.SimpleQueue()
 
     def __init__(self):
         self.lock = threading.Lock()
@@ -30,6 +35,8 @@ class Holder:
         self.owned = threading.Condition()
         self.acquire = self.lock.acquire
         self.listed = [threading.Lock()]
+        self.queue = queue.SimpleQueue()
+        self.get = self.queue.get
 
 
 @pytest.fixture
@@ -39,6 +46,10 @@ def holder():
 
 def places(holder):
     return (lock_of_the_module, Holder.shared, holder.lock, holder.rlock, holder.condition._lock)
+
+
+def queues(holder):
+    return (queue_of_the_module, Holder.shared_queue, holder.queue)
 
 
 def use(lock, log):
@@ -72,12 +83,16 @@ def test_greens_and_threads_exclude_one_another(arun, holder, place):
 
 
 def test_there_and_back(holder):
-    before = places(holder)
+    before = places(holder), queues(holder)
     with monkey.patched():
         assert not any(type(lock) in (_thread.LockType, NATIVE_RLOCK[0]) for lock in places(holder))
         assert isinstance(holder.lock, threading.Lock().__class__)
-    assert all(new is old for new, old in zip(places(holder), before, strict=True))
+        assert all(isinstance(each, queue.SimpleQueue) for each in queues(holder))
+        assert holder.get.__self__ is holder.queue
+    assert all(new is old for new, old in zip(places(holder), before[0], strict=True))
+    assert all(new is old for new, old in zip(queues(holder), before[1], strict=True))
     assert holder.acquire.__self__ is holder.lock
+    assert holder.get.__self__ is holder.queue
 
 
 def test_what_somebody_set_since_is_left(holder):
@@ -264,8 +279,170 @@ def test_report_of_what_is_out_of_reach(holder):
     with monkey.patched():
         found = {(item.native.rpartition(".")[2], str(item)) for item in monkey.report().unreachable}
     assert ("Lock", f"{__name__}.Holder.listed (instance)") in found
+    assert not {text for _, text in found if text.startswith(f"{__name__}.Holder.queue")}
     assert not {text for _, text in found if text.startswith(("threading.", "importlib.", "greenio.", "asyncio."))}
     assert not {text for _, text in found if text.startswith(f"{__name__}.Holder.lock")}
+
+
+class TestSimpleQueues:
+    @pytest.mark.parametrize("place", ["module", "class", "instance", "bound"])
+    @pytest.mark.parametrize("seconds", [None, 20])
+    def test_put_by_way_of_either(self, arun, holder, place, seconds):
+        """Items of threads that hold the old queue, and of those that find the new one; each arrives once, in order."""
+        raw = dict(zip(["module", "class", "instance", "bound"], (*queues(holder), holder.queue), strict=True))[place]
+
+        async def main():
+            found = dict(zip(["module", "class", "instance"], queues(holder), strict=True)).get(place, holder.queue)
+            get = holder.get if place == "bound" else found.get
+            for put in (raw.put, found.put):
+                waiting = [spawn(get, True, seconds) for _ in range(3)]
+                await until_parked(3)
+                await asyncio.sleep(0.02)  # the loop turns
+                await asyncio.to_thread(lambda put=put: [put(number) for number in range(3)])
+                assert await asyncio.wait_for(asyncio.gather(*waiting), 20) == [0, 1, 2]
+            assert raw.empty()
+
+        with monkey.patched():
+            arun(main)
+
+    def test_every_item_arrives_once(self, arun, holder):
+        raw, got = holder.queue, []
+
+        def produce(items, start):
+            for number in range(start, start + 50):
+                items.put(number)
+                if number % 10 == 0:
+                    time.sleep(0.002)
+
+        def consume(items):
+            while (item := items.get(timeout=20)) >= 0:
+                got.append(item)
+
+        async def main():
+            consumers = [spawn(consume, holder.queue) for _ in range(5)]
+            consumers += [asyncio.ensure_future(asyncio.to_thread(consume, raw)) for _ in range(2)]
+            await asyncio.gather(
+                *(asyncio.to_thread(produce, raw, start) for start in range(0, 200, 50)),
+                *(to_greenlet(produce, holder.queue, start) for start in range(200, 400, 50)),
+            )
+            while not raw.empty():
+                await asyncio.sleep(0.001)
+            for _ in consumers:
+                raw.put(-1)
+            await asyncio.wait_for(asyncio.gather(*consumers), 30)
+            assert sorted(got) == list(range(400))
+
+        with monkey.patched():
+            arun(main)
+
+    def test_cancelled_and_timed_out_waiters_lose_nothing(self, arun, holder):
+        raw = holder.queue
+
+        async def main():
+            for _ in range(3):
+                first, second = spawn(holder.queue.get), spawn(holder.queue.get)
+                await until_parked(2)
+                with pytest.raises(queue.Empty):
+                    await to_greenlet(holder.queue.get, True, 0.01)
+                await asyncio.to_thread(raw.put, "item")
+                first.cancel()
+                done, _ = await asyncio.wait({first, second}, timeout=20, return_when=asyncio.ALL_COMPLETED)
+                if first.cancelled():
+                    assert await second == "item"
+                else:
+                    second.cancel()
+                    assert await first == "item"
+                await asyncio.wait({first, second}, timeout=20)
+            assert raw.empty()
+
+        with monkey.patched():
+            arun(main)
+
+    def test_unpatched_while_greens_wait(self, arun, holder):
+        raw = holder.queue
+
+        async def main():
+            monkey.patch_all()
+            waiting = [spawn(holder.queue.get) for _ in range(2)]
+            await until_parked(2)
+            monkey.unpatch_all()
+            assert holder.queue is raw
+            holder.queue.put(1)
+            holder.queue.put(2)
+            assert await asyncio.wait_for(asyncio.gather(*waiting), 20) == [1, 2]
+
+        arun(main)
+
+    @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+    def test_forked_while_greens_wait(self, arun, holder):
+        raw = holder.queue
+
+        def child():
+            raw.put("child's")
+            assert holder.queue.get(timeout=20) == "child's"  # natively: nobody waits before it
+
+            async def main():
+                waiting = spawn(holder.queue.get)
+                await until_parked()
+                await asyncio.to_thread(raw.put, "another")  # a thread of the child's own looks for it
+                return await asyncio.wait_for(waiting, 20)
+
+            return asyncio.run(main()) == "another"
+
+        def fork():
+            number = os.fork()
+            if number:
+                return number
+            code = 1
+            try:
+                code = 0 if child() else 2
+            finally:
+                os._exit(code)
+
+        async def main():
+            waiting = spawn(holder.queue.get)
+            await until_parked()
+            number = await asyncio.to_thread(fork)
+            _, status = await asyncio.to_thread(os.waitpid, number, 0)
+            assert os.waitstatus_to_exitcode(status) == 0
+            raw.put("parent's")
+            assert await asyncio.wait_for(waiting, 20) == "parent's"
+
+        with monkey.patched():
+            arun(main)
+
+    def test_nobody_looks_when_nobody_waits(self, arun, holder):
+        async def main():
+            waiting = spawn(holder.queue.get)
+            await until_parked()
+            waiting.cancel()
+            await asyncio.wait({waiting}, timeout=20)
+            await until(lambda: holder.queue._watched < 0)
+
+        with monkey.patched():
+            arun(main)
+
+    def test_the_queue_of_an_executor_is_left_alone(self, holder):
+        class Pool(concurrent.futures.ThreadPoolExecutor):
+            pass
+
+        with concurrent.futures.ThreadPoolExecutor(1) as plain, Pool(1) as pool:
+            before = [(each._work_queue, each._shutdown_lock) for each in (plain, pool)]
+            pool.lock = threading.Lock()
+            with monkey.patched():
+                assert [(each._work_queue, each._shutdown_lock) for each in (plain, pool)] == before
+                assert type(pool.lock) is not _thread.LockType
+                assert pool.submit(int).result(20) == 0
+
+    @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle.dumps], ids=["copy", "deepcopy", "pickle"])
+    def test_no_copies(self, holder, copied):
+        for _ in range(2):
+            with pytest.raises(TypeError, match="cannot pickle '_queue.SimpleQueue' object"):
+                copied(holder.queue)
+            with pytest.raises(TypeError, match="cannot pickle '_queue.SimpleQueue' object"):
+                copied(queue.SimpleQueue())
+            monkey.patch_all()
+        monkey.unpatch_all()
 
 
 @pytest.mark.parametrize("made", ["before the patch", "after it"])

@@ -24,10 +24,10 @@ from .._core import current_green
 from ._references import instance_vars
 from ._table import like, patches
 
-__all__ = ["PARTS_OF_EXECUTORS", "WAIT", "conditions_of_executors", "pin_executors", "unpin_executors"]
+__all__ = ["PARTS_OF_EXECUTORS", "WAIT", "natives_of_executors", "pin_executors", "unpin_executors"]
 
 PARTS_OF_EXECUTORS = (_base.Future, _base._Waiter, thread.ThreadPoolExecutor)
-"""Classes whose instances keep the native locks that they have."""
+"""Classes whose instances keep the native locks and queues that they have."""
 
 
 _Condition, _RLock = _original.Condition, _original.RLock  # look-ups less: each future has one of either
@@ -90,10 +90,11 @@ def unpin_executors() -> None:
                 setattr(module, name, view.__wrapped__)
 
 
-def conditions_of_executors(instance: Any) -> Iterator[Any]:
-    """List the conditions that are part of a future, of a pool of threads or of who waits for futures."""
+def natives_of_executors(instance: Any) -> Iterator[Any]:
+    """List the locks, conditions and queues of a future, of a pool of threads or of who waits for futures."""
     held = instance_vars(instance) or {}
-    yield held.get("_condition")
+    for name in "_condition", "_shutdown_lock", "_work_queue":
+        yield held.get(name)
     for name in "_idle_semaphore", "event":
         yield (instance_vars(held.get(name)) or {}).get("_cond")
 

@@ -1,4 +1,4 @@
-"""Live objects that are older than the patch and written in C: locks, thread-local data.
+"""Live objects that are older than the patch and written in C: locks, queues, thread-local data.
 
 They cannot be given methods. But where one is an attribute of an object or a class, or a global name, another that has
 the old one inside can take that place. Both are the same lock, or hold the same values of threads, so that it does not
@@ -15,12 +15,13 @@ import queue
 import sys
 import threading
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from weakref import ref
 
-from ._executors import PARTS_OF_EXECUTORS, conditions_of_executors
+from .. import _original
+from ._executors import PARTS_OF_EXECUTORS, natives_of_executors
 from ._references import class_vars, classes, instance_vars, namespaces
 
 __all__ = ["Adoption"]
@@ -28,6 +29,9 @@ __all__ = ["Adoption"]
 _LEFT_ALONE = frozenset({*sys.stdlib_module_names, "eventlet", "gevent", "greenio", "greenlet", "uvloop"})
 _OF_THE_LIBRARY = (threading.Condition, queue.Queue)
 """Classes whose instances are dealt with all the same: green code may park while it has their lock."""
+
+_BOUND: tuple[type, ...] = (types.BuiltinMethodType, type(_original.SimpleQueue().get))
+"""The types of methods in C that are bound to an object; the second is of those that are told their class."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ class Adoption:
         leave: Callable[[Any], object] = lambda _: None,
     ) -> None:
         self._makers = makers
-        self._kinds = {*makers, types.BuiltinMethodType}
+        self._kinds = {*makers, *_BOUND}
         self._is_in_use = is_in_use
         self._leave = leave
         self._places: list[_Place] = []
@@ -86,13 +90,14 @@ class Adoption:
     def do(self) -> None:
         """Find old objects, and give others their places."""
         made: dict[int, tuple[Any, Any]] = {}
+        instances = self._instances(made)
         for name, namespace in namespaces():
             if not _is_left_alone(name):
                 self._exchange_in(namespace, namespace, made)
         for owner in classes():
             if not _is_left_alone(_module_of(owner)):
                 self._exchange_in_class(owner, made)
-        for instance, namespace in self._instances():
+        for instance, namespace in instances:
             self._exchange_in(instance, namespace, made)
 
     def undo(self) -> None:
@@ -131,7 +136,7 @@ class Adoption:
 
     def _other(self, value: Any, made: dict[int, tuple[Any, Any]]) -> Any:
         """Look up what takes the place of a value, if it is an old object or one of its methods."""
-        if type(value) is types.BuiltinMethodType and type(value.__self__) in self._makers:
+        if type(value) in _BOUND and type(value.__self__) in self._makers:
             return getattr(self._other(value.__self__, made), value.__name__, None)
         maker = self._makers.get(type(value))
         if maker is None:
@@ -140,10 +145,9 @@ class Adoption:
             made[id(value)] = (value, maker(value))
         return made[id(value)][1]
 
-    def _instances(self) -> Iterator[tuple[Any, dict[str, Any]]]:
-        """Find instances that have old objects as attributes, with the dicts of those."""
+    def _instances(self, made: dict[int, tuple[Any, Any]]) -> list[tuple[Any, dict[str, Any]]]:
+        """Find instances that have old objects as attributes, with the dicts of those; note what none is made for."""
         found: list[tuple[Any, dict[str, Any]]] = []
-        kept: set[int] = set()
         looked_at: dict[type, bool] = {}
         for instance in gc.get_objects():
             kind = type(instance)
@@ -152,10 +156,10 @@ class Adoption:
             if not looked_at[kind]:
                 continue
             if issubclass(kind, PARTS_OF_EXECUTORS):
-                kept.update(map(id, conditions_of_executors(instance)))
+                made.update((id(kept), (kept, None)) for kept in natives_of_executors(instance))
             if self._holds_any(instance) and (namespace := instance_vars(instance)) is not None:
                 found.append((instance, namespace))
-        return ((instance, namespace) for instance, namespace in found if id(instance) not in kept)
+        return [(instance, namespace) for instance, namespace in found if id(instance) not in made]
 
     def _holds_any(self, instance: Any) -> bool:
         """Tell quickly whether an instance has an old object as an attribute."""

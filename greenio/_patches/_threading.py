@@ -16,7 +16,7 @@ from typing import Any
 
 from .. import _original
 from .._core import current_green, getcurrent
-from .._sync import Lock, OldLock, PassableRLock, RLock, SimpleQueue
+from .._sync import Lock, OldLock, OldSimpleQueue, PassableRLock, RLock, SimpleQueue
 from ._executors import WAIT, pin_executors, unpin_executors
 from ._green_threads import start_greenlet, starts_greenlet
 from ._identity import IDENTITY
@@ -168,7 +168,7 @@ def join(self: threading.Thread, timeout: float | None = None) -> None:
 
 
 _adoption = Adoption(
-    {_thread.LockType: OldLock, _original.RLock: PassableRLock},
+    {_thread.LockType: OldLock, _original.RLock: PassableRLock, _original.SimpleQueue: OldSimpleQueue},
     is_in_use=lambda lock: isinstance(lock, PassableRLock) and lock.is_in_use(),
     leave=lambda lock: lock.leave() if isinstance(lock, PassableRLock) else None,
 )

@@ -2,7 +2,7 @@
 
 from ._local import LOCAL_METHODS, GreenIdentity, OldLocal, be_the_thread, current_identity, local
 from ._locks import Lock, PlainLock, RLock
-from ._old import OldLock, PassableRLock, holder_in_this_thread
+from ._old import OldLock, OldSimpleQueue, PassableRLock, holder_in_this_thread
 from ._owners import owner_of, record_owners
 from ._queue import SimpleQueue
 from ._rows import Row, is_passed, take_in_turn
@@ -15,6 +15,7 @@ __all__ = [
     "Lock",
     "OldLocal",
     "OldLock",
+    "OldSimpleQueue",
     "PassableRLock",
     "PlainLock",
     "RLock",

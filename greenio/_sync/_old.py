@@ -1,31 +1,39 @@
-"""Locks that are older than the patch, and so written in C: what takes their place wherever they have a name.
+"""Locks and queues that are older than the patch, and so written in C: what takes their place where they have a name.
 
 The old lock stays inside and is the one that counts. So whoever holds a reference of its own to it, or held it before,
 excludes greens and is excluded by them as ever. Only nobody tells greens that such code let go: as long as one waits, a
 thread waits natively in its place, and invites it then. That thread has the lock itself for a moment, in which an
 attempt that does not wait (`acquire(False)`) finds it held.
+
+A queue likewise, but for how the thread waits: had it taken an item, it could not put that back in its order. So it
+looks from time to time whether there is one.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from .. import _original
 from .._core import Green, current_green, thread_state
 from ._locks import HELD, PlainLock, RLock, forks, identity
+from ._queue import SimpleQueue
 from ._waiting import NOTHING, Shared
 
-__all__ = ["OldLock", "PassableRLock", "holder_in_this_thread"]
+__all__ = ["OldLock", "OldSimpleQueue", "PassableRLock", "holder_in_this_thread"]
 
 _ROUND = 0.5
 """Seconds for which a thread waits before it looks whether any green still does."""
+
+_GLANCES = (0.001, 0.05)
+"""Seconds from one look at a queue to the next: at first, and at most."""
 
 
 class _Watched(Shared):
     """Something native that may be let go without notice: one thread waits for it as long as greens do."""
 
-    __slots__ = ()  # what it needs, `_lock` and `_watched`, its subclasses have: only one base may have slots
+    __slots__ = ()  # what it needs, `_watched`, its subclasses have: only one base may have slots
 
     def _wait(self, green: Green, timeout: float | None) -> Any:
         try:
@@ -46,20 +54,56 @@ class _Watched(Shared):
             _original.start_new_thread(self._watch_natively, ())
 
     def _watch_natively(self: Any) -> None:
-        lock = self._lock
-        while self._waiters:
-            if lock.acquire(True, _ROUND):
-                lock.release()
+        for found in self._looks():
+            if found or not self._waiters:
                 break
         self._watched = _UNWATCHED
         self._invite()
+
+    def _looks(self) -> Iterator[bool]:
+        """Look again and again whether there is something to take, and tell so; each look waits for a while."""
+        raise NotImplementedError
 
 
 _UNWATCHED = -1
 """In the place of the number of forks in whose process a thread waits: it is not there in a child."""
 
 
-class OldLock(_Watched, PlainLock):
+class _WatchedLock(_Watched):
+    """A lock that native code may release without notice."""
+
+    __slots__ = ()  # `_lock` has its subclasses' other base
+
+    def _looks(self: Any) -> Iterator[bool]:
+        lock = self._lock
+        while not lock.acquire(True, _ROUND):
+            yield False
+        lock.release()
+        yield True
+
+
+class OldSimpleQueue(_Watched, SimpleQueue):
+    """A queue around an old one."""
+
+    __slots__ = ("_watched",)
+
+    def __new__(cls, native: Any) -> OldSimpleQueue:
+        """Make the queue that has the items of the native one, and gives it its own."""
+        self: Any = super().__new__(cls)
+        self._queue = native
+        self._watched = _UNWATCHED
+        return self  # type: ignore[no-any-return]
+
+    def _looks(self) -> Iterator[bool]:
+        pause, longest = _GLANCES
+        while not self._available():
+            yield False
+            _original.sleep(pause)
+            pause = min(2 * pause, longest)
+        yield True
+
+
+class OldLock(_WatchedLock, PlainLock):
     """A lock around an old one."""
 
     __slots__ = ("_watched",)
@@ -70,7 +114,7 @@ class OldLock(_Watched, PlainLock):
         self._watched = _UNWATCHED
 
 
-class PassableRLock(_Watched, RLock):
+class PassableRLock(_WatchedLock, RLock):
     """An RLock around a native one, which counts, and which native code takes and releases as ever.
 
     So it does not matter to native code which of the two it has at any moment of a patch, and a parked green does not

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import _thread
 import types
-from typing import Any
+from typing import Any, NoReturn
 
 from .. import _original
 from .._core import current_green
@@ -30,6 +30,9 @@ class SimpleQueue(Shared):
         self._waiters = []
         self._queue = _original.SimpleQueue()
         return self
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("cannot pickle '_queue.SimpleQueue' object")
 
     def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
         """Add an item, from any thread, signal handler or finalizer. Never parks; the other arguments are ignored."""
