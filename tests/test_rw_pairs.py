@@ -58,7 +58,7 @@ STATE = {
     "class": lambda file: (type(file).__name__, type(file).__module__, repr(file).partition(" object at")[0]),
     "kinds": lambda file: [isinstance(file, kind) for kind in (io.BufferedRWPair, io.BufferedIOBase, io.TextIOBase)],
     "buffer": lambda file: isinstance(file.buffer, io.BufferedRWPair),
-    "pickle": lambda file: pickle.dumps(file),
+    "pickle": lambda file: None if isinstance(file, io.RawIOBase) else pickle.dumps(file),
     "hash": lambda file: hash(file) == hash(file),
     "iter": lambda file: iter(file) is file,
 }
