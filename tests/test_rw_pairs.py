@@ -411,7 +411,7 @@ def test_text_that_was_written_is_handed_down_by_a_read(arun, pair, buffering):
 
 
 def test_text_that_was_read_ahead_outlives_a_write(arun, pair):
-    """The C code forgets it, and so half a character."""
+    """Before CPython 3.13 the C code forgets it, and so half a character."""
 
     def work():
         with pair[0].makefile("rw", encoding="utf-8") as file:

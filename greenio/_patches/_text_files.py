@@ -5,7 +5,7 @@ cancellation; so here characters are kept by the object until a call takes them.
 while the first is parked below, where lines get mixed, and lost before CPython 3.12.4; so each call takes the lock of
 the buffered layer for all of its time: of the half that it uses, where that layer has two.
 
-There the C code forgets at each `write` what it has read ahead. Here that is kept, as nobody can have meant its loss.
+There the C code of CPython before 3.13 forgets at each `write` what it has read ahead. Here that is kept.
 
 The standard streams are native objects, which are given methods of their own, and Python code cannot reach what the C
 code has decoded. There `readline` has the layer below hand out a line at a time, so that nothing is collected.
