@@ -378,7 +378,10 @@ def greenio_loop(request: pytest.FixtureRequest) -> AbstractEventLoop:
     """The loop that the test runs on, green or async."""
     item = request.node
     if isinstance(item, pytest.Function) and is_run_by_anyio(item):
-        raise pytest.UsageError(f"{item.nodeid} runs on a loop of anyio's; ask asyncio.get_running_loop() inside")
+        raise pytest.UsageError(
+            f"{item.nodeid} runs on a loop of anyio's, where there is no `greenio_loop` and no `serve`: "
+            f"ask asyncio.get_running_loop() inside, and start servers in an async fixture"
+        )
     scoped = item.stash[_loop] = find_loop(request, item, loop_scope(item))
     return scoped.loop
 

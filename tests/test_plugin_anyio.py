@@ -258,3 +258,16 @@ def test_sync_fixtures_of_a_green_async_test_of_pytest_asyncio(suite):
         """
     )
     result.assert_outcomes(passed=3)
+
+
+def test_serve_says_where_it_does_not_serve(suite):
+    result = suite(
+        """
+        @pytest.mark.greenio
+        def test_served(anyio_backend, serve): ...
+        """,
+        "-k",
+        "asyncio",
+    )
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*UsageError: *runs on a loop of anyio's*start servers in an async fixture*"])
