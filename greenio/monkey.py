@@ -25,7 +25,9 @@ from ._patches._patching import (
     each_guard,
     group_choices,
     has_references,
+    home_classes,
     let_go,
+    native_bound_methods,
     native_of,
     own_classes,
     patching_lock,
@@ -379,12 +381,14 @@ def report() -> Report:
         groups = dict(applied_groups)
         natives = {item.patch.target: item.native for item in each_applied() if has_references(item)}
         hidden = [entry for applied in groups.values() for entry in applied.group.hidden.items()]
-        ours = {id(natives), *own_classes()}
+        ours = {id(natives), *own_classes(), *home_classes()}
         ours.update(id(item.patch.green) for item in (*each_applied(), *each_guard()))
         ours.update(id(green) for _, (_, green) in hidden)
         doubts = {name: found.group.is_out_of_reach for found in groups.values() for name in found.group.hidden}
         live = find_instances({**natives, **{target: native for target, (native, _) in hidden}})
-        sought = [Sought(target, native) for target, native in natives.items()]
+        bound = native_bound_methods()
+        sought = [Sought(target, native) for target, native in (*natives.items(), *bound)]
+        ours.update(map(id, (bound, *bound)))
         sought += [item for item in live if item.target not in doubts or doubts[item.target](item.value)]
         return Report(
             patched={name: tuple(item.patch.target for item in found.names) for name, found in groups.items()},

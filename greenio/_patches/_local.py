@@ -8,7 +8,7 @@ from weakref import ref
 
 from .. import _original
 from .._sync import LOCAL_METHODS, OldLocal, local
-from ._old_objects import Adoption
+from ._old_objects import Adoption, Look
 from ._references import class_vars
 from ._table import Group, Patch
 
@@ -18,7 +18,7 @@ _adoption = Adoption({_original.local: OldLocal})
 _given: list[tuple[ref[type], str]] = []
 
 
-def _reach_old_locals() -> None:
+def _reach_old_locals(look: Look) -> None:
     """Give subclasses that are older the methods, and put others around instances of the native class itself."""
     for owner in _original.local.__subclasses__():
         if owner is local or str(class_vars(owner).get("__module__")).partition(".")[0] in _LEFT_ALONE:
@@ -29,7 +29,7 @@ def _reach_old_locals() -> None:
         for name in LOCAL_METHODS.keys() - own:
             type.__setattr__(owner, name, LOCAL_METHODS[name])
             _given.append((ref(owner), name))
-    _adoption.do()
+    _adoption.do(look)
 
 
 def _leave_old_locals() -> None:

@@ -161,5 +161,8 @@ def makeRecord(self: logging.Logger, *args: Any, **kwargs: Any) -> logging.LogRe
 _RECORDS = [makeRecord] if hasattr(logging, "logAsyncioTasks") else []
 """From 3.12 on records have the name of the task. Green code is the host task's, though no task is current there."""
 
-LOGGING = (*patches(logging.Handler, [handle, createLock]), *patches(logging.Logger, _RECORDS))
+LOGGING = (
+    *patches(logging.Handler, [handle, createLock], cooperates=True),
+    *patches(logging.Logger, _RECORDS, cooperates=True),
+)
 """Rows of the group "threading"."""

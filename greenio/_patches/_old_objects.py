@@ -17,6 +17,7 @@ import threading
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 from weakref import ref
 
@@ -24,11 +25,11 @@ from .. import _original
 from ._executors import PARTS_OF_EXECUTORS, natives_of_executors
 from ._references import class_vars, classes, instance_vars, namespaces
 
-__all__ = ["Adoption"]
+__all__ = ["Adoption", "Look"]
 
 _LEFT_ALONE = frozenset({*sys.stdlib_module_names, "eventlet", "gevent", "greenio", "greenlet", "uvloop"})
-_OF_THE_LIBRARY = (threading.Condition, queue.Queue)
-"""Classes whose instances are dealt with all the same: green code may park while it has their lock."""
+_OF_THE_LIBRARY = (threading.Condition, queue.Queue, *PARTS_OF_EXECUTORS)
+"""Classes whose instances are dealt with all the same: green code may park while it has their lock, or must not."""
 
 _BOUND: tuple[type, ...] = (types.BuiltinMethodType, type(_original.SimpleQueue().get))
 """The types of methods in C that are bound to an object; the second is of those that are told their class."""
@@ -81,16 +82,16 @@ class Adoption:
         is_in_use: Callable[[Any], bool] = lambda _: False,
         leave: Callable[[Any], object] = lambda _: None,
     ) -> None:
-        self._makers = makers
-        self._kinds = {*makers, *_BOUND}
+        self._makers = {id(kind): maker for kind, maker in makers.items()}  # by id: not every type can be hashed
+        self._kinds = {*self._makers, *map(id, _BOUND)}
         self._is_in_use = is_in_use
         self._leave = leave
         self._places: list[_Place] = []
 
-    def do(self) -> None:
+    def do(self, look: Look) -> None:
         """Find old objects, and give others their places."""
         made: dict[int, tuple[Any, Any]] = {}
-        instances = self._instances(made)
+        instances = self._instances(look, made)
         for name, namespace in namespaces():
             if not _is_left_alone(name):
                 self._exchange_in(namespace, namespace, made)
@@ -132,30 +133,25 @@ class Adoption:
 
     def _candidates(self, namespace: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
         """List the items of a namespace if any may be what is sought: quickly, since there are thousands of them."""
-        return () if self._kinds.isdisjoint(map(type, tuple(namespace.values()))) else tuple(namespace.items())
+        values = tuple(namespace.values())
+        return () if self._kinds.isdisjoint(map(id, map(type, values))) else tuple(namespace.items())
 
     def _other(self, value: Any, made: dict[int, tuple[Any, Any]]) -> Any:
         """Look up what takes the place of a value, if it is an old object or one of its methods."""
-        if type(value) in _BOUND and type(value.__self__) in self._makers:
+        if issubclass(type(value), types.BuiltinMethodType) and id(type(value.__self__)) in self._makers:
             return getattr(self._other(value.__self__, made), value.__name__, None)
-        maker = self._makers.get(type(value))
+        maker = self._makers.get(id(type(value)))
         if maker is None:
             return None
         if id(value) not in made:
             made[id(value)] = (value, maker(value))
         return made[id(value)][1]
 
-    def _instances(self, made: dict[int, tuple[Any, Any]]) -> list[tuple[Any, dict[str, Any]]]:
+    def _instances(self, look: Look, made: dict[int, tuple[Any, Any]]) -> list[tuple[Any, dict[str, Any]]]:
         """Find instances that have old objects as attributes, with the dicts of those; note what none is made for."""
         found: list[tuple[Any, dict[str, Any]]] = []
-        looked_at: dict[type, bool] = {}
-        for instance in gc.get_objects():
-            kind = type(instance)
-            if kind not in looked_at:
-                looked_at[kind] = _may_have_attributes(kind) or issubclass(kind, PARTS_OF_EXECUTORS)
-            if not looked_at[kind]:
-                continue
-            if issubclass(kind, PARTS_OF_EXECUTORS):
+        for instance in look.instances:
+            if issubclass(type(instance), PARTS_OF_EXECUTORS):
                 made.update((id(kept), (kept, None)) for kept in natives_of_executors(instance))
             if self._holds_any(instance) and (namespace := instance_vars(instance)) is not None:
                 found.append((instance, namespace))
@@ -164,11 +160,39 @@ class Adoption:
     def _holds_any(self, instance: Any) -> bool:
         """Tell quickly whether an instance has an old object as an attribute."""
         held = gc.get_referents(instance)  # with the dict, or from CPython 3.11 on the values themselves
-        kinds = {*map(type, held)}
-        for namespace in held if dict in kinds else ():
+        kinds = {*map(id, map(type, held))}
+        for namespace in held if id(dict) in kinds else ():
             if type(namespace) is dict:
-                kinds.update(map(type, tuple(namespace.values())))
-        return not kinds.isdisjoint(self._makers)
+                kinds.update(map(id, map(type, tuple(namespace.values()))))
+        return not kinds.isdisjoint(self._kinds)
+
+
+class Look:
+    """A look at all that the garbage collector knows, taken when it is needed, and once for all who need it."""
+
+    @property
+    def instances(self) -> list[Any]:
+        """What may have attributes that are to be exchanged."""
+        return self._lists[0]
+
+    @property
+    def methods(self) -> list[Any]:
+        """Methods that are bound to an object, in Python or in C."""
+        return self._lists[1]
+
+    @cached_property
+    def _lists(self) -> tuple[list[Any], list[Any]]:
+        instances: list[Any] = []
+        methods: list[Any] = []
+        lists: dict[int, list[Any] | None] = {id(kind): methods for kind in (types.MethodType, *_BOUND)}
+        for each in gc.get_objects():
+            kind = type(each)
+            if id(kind) not in lists:
+                lists[id(kind)] = instances if _may_have_attributes(kind) else None
+            found = lists[id(kind)]
+            if found is not None:
+                found.append(each)
+        return instances, methods
 
 
 def _module_of(owner: type) -> str:
@@ -178,7 +202,7 @@ def _module_of(owner: type) -> str:
 def _may_have_attributes(kind: type) -> bool:
     if issubclass(kind, type | types.ModuleType) or not getattr(kind, "__flags__", 0) & _HEAP_TYPE:
         return False
-    return not _is_left_alone(_module_of(kind)) or any(base in _OF_THE_LIBRARY for base in kind.__mro__)
+    return not _is_left_alone(_module_of(kind)) or issubclass(kind, _OF_THE_LIBRARY)
 
 
 def _is_left_alone(module: str) -> bool:

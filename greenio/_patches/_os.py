@@ -11,7 +11,7 @@ from ._table import Group
 __all__ = ["GROUP"]
 
 
-def _do() -> None:
+def _do(_: object) -> None:
     _fifos.do()
     _standard_streams.adopt_streams()
 

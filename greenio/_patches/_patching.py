@@ -17,6 +17,7 @@ import types
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 from typing import Any
 
 from .. import _original
@@ -37,7 +38,9 @@ from . import (
     _time,
 )
 from ._blocking import Policy
+from ._bound_methods import exchange_attributes, swaps_of_bound
 from ._late import await_module, stop_awaiting
+from ._old_objects import Look
 from ._references import Exchange, Swap, exchange
 from ._table import Group, Patch
 from ._would_block import guards
@@ -55,7 +58,9 @@ __all__ = [
     "each_guard",
     "group_choices",
     "has_references",
+    "home_classes",
     "let_go",
+    "native_bound_methods",
     "native_of",
     "own_classes",
     "patching_lock",
@@ -211,9 +216,24 @@ def own_classes() -> set[int]:
     return {id(value) for patch in patches for value in (patch.owner, patch.green) if isinstance(value, type)}
 
 
+def home_classes() -> set[int]:
+    """Look up the ids of classes in which methods that are patched are at home."""
+    patches = [patch for group in GROUPS.values() for patch in group.loaded()]
+    return {id(base) for patch in patches if isinstance(patch.owner, type) for base in patch.owner.__mro__[:-1]}
+
+
 def has_references(item: Applied) -> bool:
-    """Tell whether early references have to be looked for: a method is found anew at every call, a function is not."""
-    return isinstance(item.patch.owner, types.ModuleType)
+    """Tell whether early references have to be looked for: those to functions, and to methods that would block."""
+    patch = item.patch
+    if isinstance(patch.owner, types.ModuleType):
+        return True
+    is_method = type(item.native) in (types.FunctionType, types.MethodDescriptorType)
+    return (
+        is_method
+        and type(patch.green) is types.FunctionType
+        and not patch.cooperates
+        and not patch.name.startswith("__")
+    )
 
 
 def put_on(names: list[str], for_block: bool = False) -> list[AppliedGroup]:
@@ -288,7 +308,9 @@ def _lifted(groups: list[AppliedGroup]) -> Iterator[None]:
             _put_on_now(above)
 
 
-def _put_on_now(groups: list[AppliedGroup]) -> None:
+def _put_on_now(groups: list[AppliedGroup], are_new: bool = False) -> None:
+    """Replace names, and exchange what others have of the natives; of a module that is new nobody has bound methods."""
+    look = Look()
     for applied in groups:
         for patch in applied.group.loaded():
             own = vars(patch.owner).get(patch.name, ABSENT)
@@ -300,10 +322,12 @@ def _put_on_now(groups: list[AppliedGroup]) -> None:
             setattr(patch.owner, patch.name, patch.green)
     targets = {item.patch.target: applied for applied in groups for item in applied.names}
     swaps = [_swap_for(item) for applied in groups for item in applied.names if has_references(item)]
-    for done in exchange(swaps, PINNED, own_classes()):
+    bound = [] if are_new else _swaps_of_bound(swaps, look)
+    kept = own_classes() | home_classes()
+    for done in chain(exchange([*swaps, *bound], PINNED, kept), exchange_attributes(bound, look)):
         targets[done.reference.native].exchanged.append(done)
     for applied in groups:
-        applied.group.do()
+        applied.group.do(look)
 
 
 def _await_modules(applied: AppliedGroup) -> None:
@@ -321,7 +345,7 @@ def _put_on_late(applied: AppliedGroup, make: Callable[[Any], tuple[Patch, ...]]
         part = AppliedGroup(replace(applied.group, patches=make(module), late={}, undo=lambda: None))
         with _unguarded():
             try:
-                _put_on_now([part])
+                _put_on_now([part], are_new=True)
             except BaseException:
                 _restore([part])
                 raise
@@ -330,8 +354,21 @@ def _put_on_late(applied: AppliedGroup, make: Callable[[Any], tuple[Patch, ...]]
 
 
 def _swap_for(item: Applied) -> Swap:
-    homes = {item.patch.owner.__name__, str(getattr(item.native, "__module__", ""))}
-    return Swap(item.native, item.patch.green, item.patch.target, frozenset(homes))
+    patch = item.patch
+    owner = patch.owner if isinstance(patch.owner, type) else None
+    homes = {patch.owner.__name__ if owner is None else owner.__module__, str(getattr(item.native, "__module__", ""))}
+    return Swap(item.native, patch.green, patch.target, frozenset(homes), owner)
+
+
+def _swaps_of_bound(swaps: list[Swap], look: Look) -> list[Swap]:
+    methods = [swap for swap in swaps if swap.owner is not None]
+    return [*swaps_of_bound(look.methods, methods)] if methods else []
+
+
+def native_bound_methods() -> list[tuple[str, Any]]:
+    """Find bound methods that are native while those of their class are patched, with the full names of the latter."""
+    swaps = [_swap_for(item) for item in each_applied() if has_references(item)]
+    return [(swap.target, swap.old) for swap in _swaps_of_bound(swaps, Look())]
 
 
 def let_go(held: list[AppliedGroup]) -> None:

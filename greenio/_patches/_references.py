@@ -1,8 +1,9 @@
 """References to native objects that other code took before the patch: exchange those with a name, list the rest.
 
 What is written in C and takes no methods is replaced in its module; `from time import sleep` has a reference of its
-own by then. Global names of modules and attributes of classes are exchanged. A default argument, a closure, an instance
-or a container is left as it is, since it may be meant so, and is found for `monkey.report()`.
+own by then, and so has `receive = socket.socket.recv`. Global names of modules and attributes of classes are exchanged.
+A default argument, a closure, an instance or a container is left as it is, since it may be meant so, and is found for
+`monkey.report()`.
 
 Nothing that is looked at here may run code of its owner: lazy modules load themselves at the first attribute, proxies
 resolve at `isinstance`, metaclasses have `__setattr__`. So modules and classes are read through the descriptors of
@@ -16,7 +17,7 @@ import sys
 import types
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Reference",
     "Sought",
     "Swap",
+    "class_name",
     "class_vars",
     "classes",
     "exchange",
@@ -77,33 +79,58 @@ class Swap:
         new: What takes its place.
         target: The full name of what is patched.
         homes: The modules that keep `old`, since it is theirs.
+        owner: The class, if it is a method of one.
+        bound_of: The native method, if `old` is that bound to an object.
     """
 
     old: Any
     new: Any
     target: str
     homes: frozenset[str]
+    owner: type | None = None
+    bound_of: Any = None
+
+    def noted(self, reference: Reference, holder: dict[str, Any] | weakref.ref[Any], key: str, before: Any) -> Exchange:
+        """Note that this was done in one place, without keeping alive what a method is bound to."""
+        if self.bound_of is None:
+            return Exchange(reference, holder, key, before, self.new)
+        return Exchange(reference, holder, key, self.bound_of, weakref.ref(self.new))
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """One reference that was exchanged, and how to take that back."""
+    """One reference that was exchanged, and how to take that back.
+
+    Attributes:
+        reference: Which one it is.
+        holder: The global names, or the class or instance that has the attribute.
+        key: The name.
+        before: What was there; for a bound method, the native method that it was bound of.
+        after: What is there now; for a bound method, a weak reference.
+    """
 
     reference: Reference
-    holder: dict[str, Any] | weakref.ref[type]
+    holder: dict[str, Any] | weakref.ref[Any]
     key: str
     before: Any
     after: Any
 
     def undo(self) -> None:
         """Put the old object back, unless somebody has set the name since."""
-        if isinstance(self.holder, dict):
-            if self.holder.get(self.key) is self.after:
-                self.holder[self.key] = self.before
+        owner: Any = self.holder if isinstance(self.holder, dict) else self.holder()
+        before, after = self.before, self.after
+        if type(after) is weakref.ref:
+            after = after()
+            before = None if after is None else before.__get__(after.__self__)
+        if owner is None or after is None:
             return
-        owner = self.holder()
-        if owner is not None and class_vars(owner).get(self.key) is self.after:
-            type.__setattr__(owner, self.key, self.before)
+        if issubclass(type(owner), type):
+            if class_vars(owner).get(self.key) is after:
+                type.__setattr__(owner, self.key, before)
+            return
+        namespace: Any = owner if owner is self.holder else instance_vars(owner)
+        if namespace is not None and namespace.get(self.key) is after:
+            namespace[self.key] = before
 
 
 def exchange(swaps: Iterable[Swap], pinned: Collection[str], owners: Collection[int] = ()) -> Iterator[Exchange]:
@@ -139,7 +166,7 @@ def _exchange_names(by_id: dict[int, Swap], module: str, namespace: dict[str, An
         swap = by_id.get(id(value))
         if swap is not None and module not in swap.homes:
             namespace[key] = swap.new
-            yield Exchange(Reference(swap.target, module, key), namespace, key, value, swap.new)
+            yield swap.noted(Reference(swap.target, module, key), namespace, key, value)
 
 
 def _exchange_attributes(by_id: dict[int, Swap], owner: type, pinned: Collection[str]) -> Iterator[Exchange]:
@@ -154,7 +181,7 @@ def _exchange_attributes(by_id: dict[int, Swap], owner: type, pinned: Collection
         except TypeError:
             continue  # a type written in C
         reference = Reference(swap.target, module, f"{_class_name(owner)}.{key}", "class attribute")
-        yield Exchange(reference, weakref.ref(owner), key, value, new)
+        yield replace(swap, new=new).noted(reference, weakref.ref(owner), key, value)
 
 
 @dataclass(frozen=True)
@@ -187,7 +214,8 @@ def find_instances(natives: Mapping[str, Any]) -> Iterator[Sought]:
     for holder in gc.get_objects():
         for held in _referents(holder):
             # A dict or tuple of nothing but such objects is unknown as well, so that it stands for what is in it.
-            inside = gc.get_referents(held) if type(held) in (dict, tuple) and not gc.is_tracked(held) else [held]
+            is_untracked = (type(held) is dict or type(held) is tuple) and not gc.is_tracked(held)
+            inside = gc.get_referents(held) if is_untracked else [held]
             for value in inside:
                 if id(type(value)) in targets and id(held) not in seen:
                     seen.add(id(held))
@@ -310,6 +338,11 @@ def _attribute(holder: Any, child: Any, trail: _Trail) -> str:
     if namespace is None:
         return ""
     return trail.key if child is namespace else _key_of(namespace, child)
+
+
+def class_name(kind: type) -> tuple[str, str]:
+    """Look up the module of a class, and its name in it."""
+    return str(_class_module(kind)), _class_name(kind)
 
 
 def instance_vars(instance: Any) -> dict[str, Any] | None:

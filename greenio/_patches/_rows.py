@@ -99,7 +99,9 @@ def _waits(blocking: bool, timeout: float | None) -> bool:
 
 
 ROWS = (
-    *patches(threading.Semaphore, [acquire]),
-    Patch(threading.Semaphore, "__enter__", acquire),  # which is one function with the other natively too
-    *patches(queue.Queue, [get, put]),
+    *patches(threading.Semaphore, [acquire], cooperates=True),
+    Patch(
+        threading.Semaphore, "__enter__", acquire, cooperates=True
+    ),  # which is one function with the other natively too
+    *patches(queue.Queue, [get, put], cooperates=True),
 )

@@ -324,7 +324,7 @@ def _live(module: str, name: str) -> list[Any]:
     return [] if owner is None else [found for found in gc.get_objects() if issubclass(type(found), owner)]
 
 
-def reach_semaphores() -> None:
+def reach_semaphores(_: object) -> None:
     """Have semaphores that are older than the patch park too."""
     for found in (*_live("multiprocessing.synchronize", "SemLock"), *_live("multiprocessing.synchronize", "Condition")):
         if hasattr(found, "acquire"):

@@ -21,12 +21,15 @@ class Patch:
         name: The name.
         green: What stands there.
         below: Told what stood there before, where that may be another group's.
+        cooperates: Whether the native method itself waits by what is patched, so that it does no harm where somebody
+            has taken it before.
     """
 
     owner: ModuleType | type
     name: str
     green: Any
     below: Callable[[Any], object] = lambda native: None
+    cooperates: bool = False
 
     @property
     def target(self) -> str:
@@ -43,7 +46,7 @@ class Group:
     Attributes:
         name: The keyword.
         patches: The names that are replaced, in order.
-        do: What deals with live objects after the names are replaced.
+        do: What deals with live objects after the names are replaced; it is given a `Look` at them.
         undo: What puts live objects back after the names are restored, as far as `do` came.
         missing: Why the group cannot be had on this platform; empty if it can.
         late: What makes the patches of a module, by its name, for modules that are patched when they are loaded.
@@ -55,7 +58,7 @@ class Group:
 
     name: str
     patches: tuple[Patch, ...]
-    do: Callable[[], None] = lambda: None
+    do: Callable[[Any], object] = lambda look: None
     undo: Callable[[], None] = lambda: None
     missing: str = ""
     late: Mapping[str, Callable[[Any], tuple[Patch, ...]]] = field(default_factory=dict)
@@ -85,10 +88,12 @@ def like(native: Any) -> Callable[[Any], Any]:
     return decorate
 
 
-def patches(owner: ModuleType | type, greens: Iterable[Any]) -> tuple[Patch, ...]:
+def patches(owner: ModuleType | type, greens: Iterable[Any], cooperates: bool = False) -> tuple[Patch, ...]:
     """Make the table of functions that were made `like` the natives of one owner; names it lacks are left out."""
     return tuple(
-        Patch(owner, green.__name__, _placed(owner, green)) for green in greens if hasattr(owner, green.__name__)
+        Patch(owner, green.__name__, _placed(owner, green), cooperates=cooperates)
+        for green in greens
+        if hasattr(owner, green.__name__)
     )
 
 

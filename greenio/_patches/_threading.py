@@ -21,7 +21,7 @@ from ._executors import WAIT, pin_executors, unpin_executors
 from ._green_threads import start_greenlet, starts_greenlet
 from ._identity import IDENTITY
 from ._logging import LOGGING, exchange_logging_locks, restore_logging_locks
-from ._old_objects import Adoption
+from ._old_objects import Adoption, Look
 from ._rows import ROWS
 from ._table import Group, Patch, like, patches
 from ._thread_state import end_of, runs_in_this_thread
@@ -174,10 +174,10 @@ _adoption = Adoption(
 )
 
 
-def _exchange_old_locks() -> None:
+def _exchange_old_locks(look: Look) -> None:
     pin_executors()
     exchange_logging_locks()
-    _adoption.do()
+    _adoption.do(look)
 
 
 def _restore_old_locks() -> None:
@@ -189,12 +189,12 @@ def _restore_old_locks() -> None:
 GROUP = Group(
     "threading",
     (
-        *patches(threading.Condition, [wait]),
+        *patches(threading.Condition, [wait], cooperates=True),
         *patches(threading.Thread, [join, start]),
-        *patches(threading.Semaphore, [_insist(threading.Semaphore.release)]),
-        *patches(threading.BoundedSemaphore, [_insist(threading.BoundedSemaphore.release)]),
-        *patches(threading.Event, [_insist(threading.Event.set), _insist(threading.Event.clear)]),
-        *patches(queue.Queue, [_insist(queue.Queue.task_done)]),
+        *patches(threading.Semaphore, [_insist(threading.Semaphore.release)], cooperates=True),
+        *patches(threading.BoundedSemaphore, [_insist(threading.BoundedSemaphore.release)], cooperates=True),
+        *patches(threading.Event, [_insist(threading.Event.set), _insist(threading.Event.clear)], cooperates=True),
+        *patches(queue.Queue, [_insist(queue.Queue.task_done)], cooperates=True),
         *ROWS,
         Patch(_thread, "allocate_lock", Lock),
         Patch(_thread, "allocate", Lock),
