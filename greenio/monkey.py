@@ -133,7 +133,7 @@ def patch_all(
         socket: `socket.socket` and its methods.
         ssl: `ssl.SSLSocket` and its methods.
         dns: The name look-ups of `socket`.
-        fcntl: `fcntl.flock`, `lockf`, and `fcntl` where it waits for a lock.
+        fcntl: `fcntl.flock`, `lockf`, and `fcntl` where it waits for a lock; `os.lockf`.
         files: Large reads and writes of regular files, and `os.fsync`; only if asked for.
         green_threads: Whether a `threading.Thread` that green code starts is a greenlet of its loop; only if asked for.
         local: `threading.local`.
@@ -201,7 +201,7 @@ def patch_dns() -> None:
 
 
 def patch_fcntl() -> None:
-    """Patch the file locks of `fcntl`: the group "fcntl". Never parks."""
+    """Patch the file locks of `fcntl`, and `os.lockf`: the group "fcntl". Never parks."""
     put_on(["fcntl"])
 
 
