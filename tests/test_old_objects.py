@@ -18,7 +18,7 @@ import pytest
 from greenio import await_, monkey, spawn, to_greenlet
 from waiting import until, until_parked
 
-NATIVE_LOCK, NATIVE_RLOCK = [_thread.allocate_lock], [_thread.RLock]  # in containers, where a patch leaves them alone
+NATIVE_LOCK, NATIVE_RLOCK = [_thread.LockType], [_thread.RLock]  # in containers, where a patch leaves them alone
 
 lock_of_the_module = threading.Lock()
 queue_of_the_module = queue.SimpleQueue()
@@ -85,7 +85,7 @@ def test_greens_and_threads_exclude_one_another(arun, holder, place):
 def test_there_and_back(holder):
     before = places(holder), queues(holder)
     with monkey.patched():
-        assert not any(type(lock) in (_thread.LockType, NATIVE_RLOCK[0]) for lock in places(holder))
+        assert not any(type(lock) in (NATIVE_LOCK[0], NATIVE_RLOCK[0]) for lock in places(holder))
         assert isinstance(holder.lock, threading.Lock().__class__)
         assert all(isinstance(each, queue.SimpleQueue) for each in queues(holder))
         assert holder.get.__self__ is holder.queue
@@ -93,6 +93,22 @@ def test_there_and_back(holder):
     assert all(new is old for new, old in zip(queues(holder), before[1], strict=True))
     assert holder.acquire.__self__ is holder.lock
     assert holder.get.__self__ is holder.queue
+
+
+@pytest.mark.parametrize("name", ["LockType", "lock"])
+def test_type_of_locks(holder, name):
+    """It is that of old and new locks, and of those that have an old one inside; and of nothing else."""
+    if not hasattr(_thread, name):
+        pytest.skip(f"there is no _thread.{name} here")
+    native, raw = getattr(_thread, name), holder.listed[0]
+    with monkey.patched():
+        kind = getattr(_thread, name)
+        locks = (raw, holder.lock, threading.Lock(), _thread.allocate_lock())
+        assert [isinstance(lock, kind) for lock in locks] == [True] * 4
+        assert not any(isinstance(each, kind) for each in (holder.rlock, threading.RLock(), holder.queue, None))
+        assert repr(kind) == repr(native)
+        assert kind.__name__ == native.__name__
+    assert getattr(_thread, name) is native
 
 
 def test_what_somebody_set_since_is_left(holder):
@@ -431,7 +447,7 @@ class TestSimpleQueues:
             pool.lock = threading.Lock()
             with monkey.patched():
                 assert [(each._work_queue, each._shutdown_lock) for each in (plain, pool)] == before
-                assert type(pool.lock) is not _thread.LockType
+                assert type(pool.lock) is not NATIVE_LOCK[0]
                 assert pool.submit(int).result(20) == 0
 
     @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle.dumps], ids=["copy", "deepcopy", "pickle"])

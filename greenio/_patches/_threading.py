@@ -16,7 +16,7 @@ from typing import Any
 
 from .. import _original
 from .._core import current_green, getcurrent
-from .._sync import Lock, OldLock, OldSimpleQueue, PassableRLock, RLock, SimpleQueue
+from .._sync import Lock, OldLock, OldSimpleQueue, PassableRLock, PlainLock, RLock, SimpleQueue
 from ._executors import WAIT, pin_executors, unpin_executors
 from ._green_threads import start_greenlet, starts_greenlet
 from ._identity import IDENTITY
@@ -196,6 +196,7 @@ GROUP = Group(
         *patches(threading.Event, [_insist(threading.Event.set), _insist(threading.Event.clear)], cooperates=True),
         *patches(queue.Queue, [_insist(queue.Queue.task_done)], cooperates=True),
         *ROWS,
+        *(Patch(_thread, name, PlainLock) for name in ("LockType", "lock") if hasattr(_thread, name)),
         Patch(_thread, "allocate_lock", Lock),
         Patch(_thread, "allocate", Lock),
         Patch(_thread, "RLock", RLock),

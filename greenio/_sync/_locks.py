@@ -464,7 +464,8 @@ if hasattr(os, "register_at_fork"):
 
 
 Lock.__module__ = RLock.__module__ = "_thread"
-Lock.__name__, Lock.__qualname__ = "lock", "allocate_lock"  # as shown; and where pickle finds it, patched or not
+Lock.__name__ = "lock"  # as shown
+Lock.__qualname__ = "lock" if PlainLock is Lock else "allocate_lock"  # where pickle finds it, patched or not
 
 
 def identity() -> Green | int:
