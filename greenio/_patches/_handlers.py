@@ -65,7 +65,7 @@ def hear(signum: int, handler: Any) -> None:
     _original.signal(signum, _Handler(handler, is_green=True))
 
 
-def cover_handlers() -> None:
+def cover_handlers(_: object) -> None:
     """Have handlers that are older than the patch be as those that native code sets, where this thread may."""
     for signum, handler in _handlers():
         module = getattr(getattr(handler, "func", handler), "__module__", None)
