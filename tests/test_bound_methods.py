@@ -6,7 +6,9 @@ import functools
 import gc
 import selectors
 import socket
+import sys
 import threading
+import types
 import weakref
 
 import pytest
@@ -243,3 +245,13 @@ def test_lock_method_alone_in_an_instance():
     with monkey.patched():
         assert type(holder.acquire.__self__) is not type(lock)
     assert holder.acquire.__self__ is lock
+
+
+def test_names_taken_while_patched_are_given_back(monkeypatch):
+    late, native = types.ModuleType("imported_late"), [socket.socket.recv]
+    monkeypatch.setitem(sys.modules, "imported_late", late)
+    with monkey.patched():
+        exec("import socket\nr = socket.socket.recv\nclass S(socket.socket):\n  r = socket.socket.recv", vars(late))
+        assert late.r is late.S.r is socket.socket.recv is not native[0]
+    assert late.r is late.S.r is native[0]
+    assert "recv" not in vars(socket.socket)
