@@ -493,10 +493,10 @@ class TestGreen:
         async def main():
             turned = []
             asyncio.get_running_loop().call_soon(turned.append, 1)
-            await to_greenlet(early_sleep, 0.001)
+            await to_greenlet(early_sleep, 0.05)
             assert turned
             asyncio.get_running_loop().call_soon(turned.append, 2)
-            await to_greenlet(Client().pause, 0.001)
+            await to_greenlet(Client().pause, 0.05)
             assert len(turned) == 2
 
         with monkey.patched():
@@ -534,7 +534,7 @@ class TestGreen:
             a.settimeout(seconds)
             with a, b:
                 reads = asyncio.ensure_future(to_greenlet(a.recv, 1))
-                sleeps = asyncio.ensure_future(to_greenlet(time.sleep, 0.02))
+                sleeps = asyncio.ensure_future(to_greenlet(time.sleep, 0.5))
                 await until_parked(2)
                 monkey.unpatch_all()
                 assert time.sleep is native("sleep")
