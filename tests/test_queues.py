@@ -408,10 +408,10 @@ def test_older_than_the_patch(arun):
 
 
 @pytest.mark.usefixtures("thawed")
-def test_early_simple_queue_is_reported():
+def test_early_simple_queue_in_a_container_is_reported():
     monkey.unpatch_all()
     module = sys.modules[__name__]
-    module.early = _queue.SimpleQueue()
+    module.early = [_queue.SimpleQueue()]  # one with a name is exchanged
     try:
         with monkey.patched():
             found = {item.name for item in monkey.report().unreachable if item.module == __name__}
