@@ -529,8 +529,8 @@ class HeldMachine(Machine):
 
 def in_rows(shared: Any) -> int:
     """Count the greens that have not come to wait in the native call yet."""
-    rows = [row for name, rows in vars(shared).items() if name.startswith("_greenio_") for row in rows.values()]
-    return sum(len(row._waiters) for row in rows)
+    rows = _rows._acquirers, _rows._getters, _rows._putters
+    return sum(len(row._waiters) for each in rows for (key, _), row in each.items() if key == id(shared))
 
 
 class SemaphoreMachine(HeldMachine):
@@ -925,8 +925,8 @@ def notice_lost(patches: pytest.MonkeyPatch) -> None:
 
 def no_rows(patches: pytest.MonkeyPatch) -> None:
     """A green that finds nothing where it was woken for something waits behind all others."""
-    patches.setattr(_rows, "is_passed", lambda shared, side, green: False)
-    patches.setattr(_rows, "take_in_turn", lambda shared, side, green, timeout, take: take(timeout))
+    patches.setattr(_rows, "is_passed", lambda rows, shared: False)
+    patches.setattr(_rows, "take_in_turn", lambda rows, shared, green, timeout, take: take(timeout))
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import pytest
 
 from conftest import finish, new_loop
 from greenio import monkey, spawn, to_greenlet
+from greenio._patches import _rows
 from waiting import turns, until_parked
 
 pytestmark = pytest.mark.usefixtures("patched")
@@ -208,7 +209,7 @@ class TestOrder:
             empty.put(0)
             full.get()
             await asyncio.wait_for(asyncio.gather(*waiting), 10)
-            assert not any(map(dict, (vars(semaphore)["_greenio_acquirers"], vars(empty)["_greenio_getters"])))
+            assert not (_rows._acquirers or _rows._getters or _rows._putters)
 
         arun(main)
 

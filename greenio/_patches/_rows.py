@@ -13,7 +13,7 @@ import threading
 from typing import Any
 
 from .._core import current_green, getcurrent
-from .._sync import NOTHING, PlainLock, is_passed, take_in_turn
+from .._sync import NOTHING, PlainLock, Rows, is_passed, take_in_turn
 from ._table import Patch, like, patches
 
 __all__ = ["ROWS"]
@@ -22,7 +22,9 @@ _acquire = threading.Semaphore.acquire
 _get = queue.Queue.get
 _put = queue.Queue.put
 
-_ACQUIRERS, _GETTERS, _PUTTERS = "_greenio_acquirers", "_greenio_getters", "_greenio_putters"
+_acquirers: Rows = {}
+_getters: Rows = {}
+_putters: Rows = {}
 
 _SHUTS_DOWN = hasattr(queue, "ShutDown")
 """Whether a Queue can be shut down, as it can from CPython 3.13 on."""
@@ -33,9 +35,9 @@ def acquire(self: Any, blocking: bool = True, timeout: float | None = None) -> b
     green = None if getcurrent().parent is None or not _waits(blocking, timeout) else current_green()
     if green is None:
         return _acquire(self, blocking, timeout)
-    if not (is_passed(self, _ACQUIRERS, green) or self._cond._lock.locked()) and _acquire(self, False):
+    if not (is_passed(_acquirers, self) or self._cond._lock.locked()) and _acquire(self, False):
         return True
-    return take_in_turn(self, _ACQUIRERS, green, timeout, functools.partial(_acquire, self, True)) is True
+    return take_in_turn(_acquirers, self, green, timeout, functools.partial(_acquire, self, True)) is True
 
 
 @like(_get)
@@ -44,7 +46,7 @@ def get(self: Any, block: bool = True, timeout: float | None = None) -> Any:
     is_native = getcurrent().parent is None
     if (
         (timeout is None or timeout > 0)
-        and (is_native or not self.__dict__.get(_GETTERS))
+        and (is_native or not (_getters and is_passed(_getters, self)))
         and mutex.__class__ is PlainLock
         and not mutex._waiters
         and mutex._lock.acquire(False)
@@ -60,7 +62,7 @@ def get(self: Any, block: bool = True, timeout: float | None = None) -> Any:
     green = current_green() if not is_native and _waits(block, timeout) else None
     if green is None:
         return _get(self, block, timeout)
-    found = take_in_turn(self, _GETTERS, green, timeout, functools.partial(_get, self, True))
+    found = take_in_turn(_getters, self, green, timeout, functools.partial(_get, self, True))
     if found is NOTHING:
         raise queue.Empty
     return found
@@ -72,7 +74,7 @@ def put(self: Any, item: Any, block: bool = True, timeout: float | None = None) 
     is_native = getcurrent().parent is None
     if (
         (timeout is None or timeout > 0)
-        and (is_native or not self.__dict__.get(_PUTTERS))
+        and (is_native or not (_putters and is_passed(_putters, self)))
         and mutex.__class__ is PlainLock
         and not mutex._waiters
         and mutex._lock.acquire(False)
@@ -89,7 +91,7 @@ def put(self: Any, item: Any, block: bool = True, timeout: float | None = None) 
     green = current_green() if not is_native and _waits(block, timeout) and self.maxsize > 0 else None
     if green is None:
         _put(self, item, block, timeout)
-    elif take_in_turn(self, _PUTTERS, green, timeout, functools.partial(_put, self, item, True)) is NOTHING:
+    elif take_in_turn(_putters, self, green, timeout, functools.partial(_put, self, item, True)) is NOTHING:
         raise queue.Full
 
 

@@ -9,13 +9,13 @@ the first is in the native call. A loop has a row of its own: one that is not ru
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
-from .._core import Green
+from .._core import Green, current_green
 from ._locks import PlainLock
 from ._waiting import NOTHING
 
-__all__ = ["Row", "is_passed", "take_in_turn"]
+__all__ = ["Row", "Rows", "is_passed", "take_in_turn"]
 
 
 class Row(PlainLock):
@@ -33,20 +33,27 @@ class Row(PlainLock):
         self._length = 0
 
 
-def is_passed(shared: Any, side: str, green: Green) -> bool:
-    """Tell whether a green that took something now would go past others of its loop."""
-    rows = shared.__dict__.get(side)
-    return bool(rows) and green.host in rows
+Rows: TypeAlias = dict[tuple[int, Any], Row]
+"""The rows of all who want the same, say to get something from a queue: by the id of the queue, and the loop's host.
+
+An object does not keep its own, since a look into its `__dict__` makes every look-up of its attributes slower.
+"""
+
+
+def is_passed(rows: Rows, shared: Any) -> bool:
+    """Tell whether the caller, if it took something now, would go past greens of its loop."""
+    green = current_green()
+    return green is not None and (id(shared), green.host) in rows
 
 
 def take_in_turn(
-    shared: Any, side: str, green: Green, timeout: float | None, take: Callable[[float | None], Any]
+    rows: Rows, shared: Any, green: Green, timeout: float | None, take: Callable[[float | None], Any]
 ) -> Any:
     """Wait for the turn of a green, and then call `take` with the seconds that are left. Parks.
 
     Args:
+        rows: Those of all who want the same.
         shared: A semaphore, or a queue.
-        side: The attribute in which it keeps the rows of those who want the same of it.
         green: The caller.
         timeout: Seconds for all of it; None for no limit.
         take: Takes what the green wants, if it comes in time.
@@ -57,11 +64,11 @@ def take_in_turn(
     Raises:
         CancelledError: The host task was cancelled.
     """
-    rows = shared.__dict__.setdefault(side, {})
     host = green.host
-    row = rows.get(host)
+    key = id(shared), host
+    row = rows.get(key)
     if row is None:
-        row = rows[host] = Row(f"{type(shared).__name__} at {id(shared):#x}")
+        row = rows[key] = Row(f"{type(shared).__name__} at {id(shared):#x}")
     deadline = None if timeout is None else host.clock() + timeout
     row._length += 1
     try:
@@ -74,4 +81,4 @@ def take_in_turn(
     finally:
         row._length -= 1
         if not row._length:
-            del rows[host]
+            del rows[key]
