@@ -1,15 +1,12 @@
-"""`signal.signal`: what a handler raises reaches the green code that it interrupts, though its thread waits in a loop.
+"""`signal.signal`: what a handler raises that green code has set reaches that code, though its thread waits in a loop.
 
-That of a handler which native code has set reaches green code only where nothing else in the loop could be meant. Those
-of the interpreter and of asyncio stay as they are: what they raise comes out of whatever the main thread is in.
+A handler that native code has set stays as it is: what it raises comes out of whatever the main thread is in.
 """
 
 from __future__ import annotations
 
 import signal as signal_module
-import sys
-from contextlib import suppress
-from types import BuiltinFunctionType, FrameType
+from types import FrameType
 from typing import Any
 
 from .. import _original
@@ -17,23 +14,22 @@ from .._core import hand_to_parked
 from ._socket_state import green_caller
 from ._table import like, patches
 
-__all__ = ["HANDLERS", "bare_handlers", "cover_handlers", "hear"]
+__all__ = ["HANDLERS", "bare_handlers", "hear"]
 
 
 class _Handler:
-    """A handler as the interpreter knows it."""
+    """A handler that green code has set, as the interpreter knows it."""
 
-    __slots__ = ("handler", "is_green")
+    __slots__ = ("handler",)
 
-    def __init__(self, handler: Any, *, is_green: bool) -> None:
+    def __init__(self, handler: Any) -> None:
         self.handler = handler
-        self.is_green = is_green
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
         try:
             self.handler(signum, frame)
         except BaseException as error:
-            if not hand_to_parked(error, if_alone=not self.is_green):
+            if not hand_to_parked(error):
                 raise
 
 
@@ -41,17 +37,10 @@ def _bare(handler: Any) -> Any:
     return handler.handler if handler.__class__ is _Handler else handler
 
 
-def _is_of_the_loop(handler: Any, module: str) -> bool:
-    """Tell whether a handler that native code has set, or sets in a module, is the interpreter's own, or asyncio's."""
-    return isinstance(handler, BuiltinFunctionType) or module.partition(".")[0] == "asyncio"
-
-
 @like(_original.signal)
 def signal(signalnum: Any, handler: Any) -> Any:
-    if callable(handler):
-        is_green = green_caller() is not None
-        if is_green or not _is_of_the_loop(handler, str(sys._getframe(1).f_globals.get("__name__"))):
-            handler = _Handler(handler, is_green=is_green)
+    if green_caller() is not None and callable(handler):
+        handler = _Handler(handler)
     return _bare(_original.signal(signalnum, handler))
 
 
@@ -62,31 +51,18 @@ def getsignal(signalnum: Any) -> Any:
 
 def hear(signum: int, handler: Any) -> None:
     """Set a handler as green code does: what it raises comes to that code. Never parks."""
-    _original.signal(signum, _Handler(handler, is_green=True))
-
-
-def cover_handlers(_: object) -> None:
-    """Have handlers that are older than the patch be as those that native code sets, where this thread may."""
-    for signum, handler in _handlers():
-        module = getattr(getattr(handler, "func", handler), "__module__", None)
-        if callable(handler) and handler.__class__ is not _Handler and not _is_of_the_loop(handler, str(module)):
-            _exchange(signum, _Handler(handler, is_green=False))
+    _original.signal(signum, _Handler(handler))
 
 
 def bare_handlers() -> None:
     """Give the interpreter the handlers themselves, where this thread may; elsewhere they go on as they are."""
-    for signum, handler in _handlers():
+    for signum in signal_module.valid_signals():
+        handler = _original.getsignal(signum)
         if handler.__class__ is _Handler:
-            _exchange(signum, handler.handler)
-
-
-def _handlers() -> list[tuple[int, Any]]:
-    return [(signum, _original.getsignal(signum)) for signum in signal_module.valid_signals()]
-
-
-def _exchange(signum: int, handler: Any) -> None:
-    with suppress(ValueError):  # not the main thread
-        _original.signal(signum, handler)
+            try:
+                _original.signal(signum, handler.handler)
+            except ValueError:  # not the main thread
+                return
 
 
 HANDLERS = patches(signal_module, [signal, getsignal])
