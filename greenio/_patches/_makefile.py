@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import io
 import socket
+import sys
 from operator import index
 from typing import Any
 
@@ -89,7 +90,8 @@ def readlines(self: Any, hint: int | None = -1, /) -> list[bytes]:
 
 
 _SocketFile = subclass(_Raw, {each.__name__: each for each in (read, readinto, readall, readline, readlines)})
-_CLASSES: dict[type, Any] = {**BUFFERED, io.BufferedRWPair: Pair}
+_CLASSES: dict[type, Any] = {**BUFFERED, **({io.BufferedRWPair: Pair} if sys.version_info >= (3, 11) else {})}
+"""On CPython 3.10 a file that reads and writes stays native: left to the collector, it is closed after its socket."""
 
 
 def _take_raw(sock: socket.socket, file: Any) -> Any:
