@@ -90,8 +90,10 @@ def readlines(self: Any, hint: int | None = -1, /) -> list[bytes]:
 
 
 _SocketFile = subclass(_Raw, {each.__name__: each for each in (read, readinto, readall, readline, readlines)})
-_CLASSES: dict[type, Any] = {**BUFFERED, **({io.BufferedRWPair: Pair} if sys.version_info >= (3, 11) else {})}
-"""On CPython 3.10 a file that reads and writes stays native: left to the collector, it is closed after its socket."""
+_CLASSES: dict[type, Any] = {**BUFFERED, io.BufferedRWPair: Pair}
+
+_KEPT: tuple[type, ...] = (io.BufferedRWPair,) if sys.version_info < (3, 11) else ()
+"""What stays native on CPython 3.10: greenio's, left to the collector, was closed after its socket there."""
 
 
 def _take_raw(sock: socket.socket, file: Any) -> Any:
@@ -121,7 +123,7 @@ def makefile(
         return file
     if type(native) is _Raw and native.readable():
         native.__class__ = _SocketFile
-    if type(native) not in _CLASSES:
+    if type(native) not in _CLASSES or type(native) in _KEPT:
         return file
     size = io.DEFAULT_BUFFER_SIZE if buffering is None or buffering < 0 else buffering
     settings = None if native is file else (file.encoding, file.errors, newline)
