@@ -102,8 +102,7 @@ def _waits(blocking: bool, timeout: float | None) -> bool:
 
 ROWS = (
     *patches(threading.Semaphore, [acquire], cooperates=True),
-    Patch(
-        threading.Semaphore, "__enter__", acquire, cooperates=True
-    ),  # which is one function with the other natively too
+    # Natively too the two are one function.
+    Patch(threading.Semaphore, "__enter__", acquire, cooperates=True),
     *patches(queue.Queue, [get, put], cooperates=True),
 )

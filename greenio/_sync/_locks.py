@@ -262,7 +262,7 @@ class RLock(_LockBase):
         try:
             while not self._attempt_awake(turn, mine):
                 if turn.missed:
-                    self._is_missed = True
+                    self._note_miss()
                 left = -1 if deadline is None else deadline - _original.monotonic()
                 if left != -1 and left <= 0:
                     return False
@@ -275,9 +275,7 @@ class RLock(_LockBase):
                 self._wake_sleeper()
 
     def _attempt_awake(self, turn: _Turn, mine: list[Any]) -> bool:
-        if turn.offer is not None and self._accept(turn):
-            return True
-        return self._holds.setdefault(HELD, mine) is mine
+        return self._accept(turn) or self._holds.setdefault(HELD, mine) is mine
 
     def _refuse_to_wait_for_own_thread(self, hold: list[Any] | None) -> None:
         owner = hold[0] if hold is not None else None

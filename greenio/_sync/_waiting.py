@@ -213,7 +213,7 @@ class Shared:
                 self._invite()
 
     def _attempt_in_turn(self, waiter: _Waiter) -> Any:
-        if waiter.offer is not None and self._accept(waiter):
+        if self._accept(waiter):
             return True
         for other in tuple(self._waiters):
             if other is waiter:
@@ -249,8 +249,11 @@ class Shared:
         return True
 
     def _accept(self, waiter: Invited) -> bool:
-        offer, waiter.offer = waiter.offer, None
-        assert offer is not None
+        """Take the lock that is offered to a waiter, if one is."""
+        offer = waiter.offer
+        if offer is None:
+            return False
+        waiter.offer = None
         try:
             if not offer.close():
                 return False
