@@ -6,7 +6,6 @@ import asyncio
 import os
 import random
 import socket
-import sys
 
 import pytest
 
@@ -69,8 +68,6 @@ def data_for(dice, options):
 @pytest.mark.parametrize("mode", ["r", "w", "rw", "rb", "wb", "rwb"])
 def test_as_natively(arun, mode, buffering):
     """All reads come before the first write, since the C text layer forgets then what it has read ahead."""
-    if "r" in mode and "w" in mode and sys.version_info < (3, 11):
-        pytest.skip("such files stay native on CPython 3.10")
     dice = random.Random(f"{mode}{buffering}")
     none = b"" if "b" in mode else ""
 
@@ -105,8 +102,6 @@ def test_as_natively(arun, mode, buffering):
 )
 def test_cancelled_reads(arun, mode, buffering):
     """A reader is cancelled over and over, while another green writes; both ways all arrives, in order."""
-    if "r" in mode and "w" in mode and sys.version_info < (3, 11):
-        pytest.skip("such files stay native on CPython 3.10")
     dice = random.Random(f"{mode}{buffering}")
     none = b"" if "b" in mode else ""
     names = sorted(READS if "b" not in mode else BINARY if buffering != 0 else BINARY.keys() - PARTIAL)

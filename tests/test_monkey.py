@@ -37,7 +37,6 @@ PATCHES = [patch for group in _patching.GROUPS.values() for patch in group.loade
 BY_DEFAULT = [name for name in _patching.GROUPS if name in _patching.BY_DEFAULT]
 FUNCTIONS = {patch.target: patch for patch in PATCHES if callable(patch.green) and not isinstance(patch.green, type)}
 BUILT_IN = [name for name, patch in FUNCTIONS.items() if isinstance(patch.green, types.BuiltinFunctionType)]
-GREEN_MODES = ("rb", "wb", *(("rwb", "rw") if sys.version_info >= (3, 11) else ()))
 HELD = types.SimpleNamespace(sleep=time.sleep, getaddrinfo=socket.getaddrinfo)  # an instance, which nobody rebinds
 KEPT_ELSEWHERE = {"greenio", "hypothesis", "sys", "tests", "test_monkey", "_pytest", "pytest"}
 
@@ -730,7 +729,7 @@ class TestReport:
             holder.pair = io.BufferedRWPair(memory, memory)
         with open(__file__, "rb") as holder.regular:
             with monkey.patched("socket"):
-                holder.green = [asyncio.run(to_greenlet(one.makefile, mode)) for mode in GREEN_MODES]
+                holder.green = [asyncio.run(to_greenlet(one.makefile, mode)) for mode in ("rb", "wb", "rwb", "rw")]
                 found = {(i.native, i.name, i.kind) for i in monkey.report().unreachable if i.module == __name__}
         for file in (holder.text, holder.both, holder.words, holder.raw, gone, *holder.green, *container.pop("file")):
             file.close()

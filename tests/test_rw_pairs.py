@@ -7,7 +7,6 @@ import gc
 import io
 import pickle
 import socket
-import sys
 import threading
 import weakref
 
@@ -17,10 +16,7 @@ import greenio
 from greenio import to_greenlet
 from waiting import turns, until, until_parked
 
-pytestmark = [
-    pytest.mark.usefixtures("patched"),
-    pytest.mark.skipif(sys.version_info < (3, 11), reason="such files stay native on CPython 3.10"),
-]
+pytestmark = pytest.mark.usefixtures("patched")
 
 BIG = 2**22
 """More octets than the buffers of a socket take."""

@@ -68,6 +68,7 @@ def await_(awaitable: Awaitable[T]) -> T:
         return drive(green, awaitable)  # type: ignore[no-any-return]
     except BaseException as error:
         trim(error)
+        del awaitable  # it may hold the error: a ring, where this frame is part of the traceback (CPython 3.10)
         raise
 
 
@@ -76,9 +77,11 @@ def trim(error: BaseException) -> None:
 
     A bare `raise` adds no entry for its own frame (on CPython 3.11 and later), so what remains is the user's.
     """
-    entry: TracebackType | None = error.__traceback__
+    first = entry = error.__traceback__
     while entry is not None and entry.tb_frame.f_globals.get("__package__") == __package__:
         entry = entry.tb_next
+    if first is not entry:
+        first.tb_next = entry  # CPython 3.10 raises anew with `first`, whatever the exception has got
     error.__traceback__ = entry
 
 
@@ -112,6 +115,7 @@ def drive(green: Green, awaitable: Any) -> Any:
     except StopIteration as stop:
         return stop.value
     finally:
+        awaitable = yielded = error = None  # whichever holds the error: its traceback would make a ring
         if outside is not None:
             outside()
 
@@ -121,9 +125,12 @@ def _next(steps: Any, _: None) -> Any:
 
 
 def _throw(steps: Any, error: BaseException) -> Any:
-    if not hasattr(steps, "throw"):
-        raise error
-    return steps.throw(error)
+    try:
+        if not hasattr(steps, "throw"):
+            raise error
+        return steps.throw(error)
+    finally:
+        del error  # or its traceback would make a ring
 
 
 def _wait_for(green: Green, yielded: Any) -> BaseException | None:
@@ -208,9 +215,12 @@ def yield_once(green: Green) -> None:
     green.what = "sleep(0)"
     if relays(green) and get_hooks()[0] is None:
         wake = relay(green, None)
-        if wake is not READY:
+        if wake is READY:
+            return
+        try:
             raise cast(BaseException, wake)
-        return
+        finally:
+            del wake
     turn = green.host.loop.call_soon(resume_if_waiting, green, context=Context())
     try:
         park(green)

@@ -309,6 +309,7 @@ async def to_greenlet(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) 
             _raise(green)
         except BaseException as error:
             trim(error)
+            del task  # it will hold the error: a ring, where this frame is part of the traceback (CPython 3.10)
             raise
     call = green.call = Call(green)
     host.calls.add(call)
@@ -323,6 +324,7 @@ async def to_greenlet(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) 
         if not call.ended:
             give_up(call, error)
         trim(error)
+        del task, call
         raise
     if call.error is None:
         return call.value  # type: ignore[no-any-return]
@@ -332,6 +334,7 @@ async def to_greenlet(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) 
         _raise(call)
     except BaseException as error:
         trim(error)
+        del task, call
         raise
 
 

@@ -306,4 +306,5 @@ def offload(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         return drive(green, future)  # type: ignore[no-any-return]
     except BaseException as error:
         trim(error)
+        del future  # see `await_`
         raise

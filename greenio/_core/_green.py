@@ -360,18 +360,24 @@ def pass_on(green: Green, value: object, error: BaseException | None = None) -> 
     """
     while green.waiting:
         value, error = _hand_on(green, value, error)
-    if error is not None:
+    if error is None:
+        return value
+    try:
         raise error
-    return value
+    finally:
+        del error
 
 
 def pass_on_at_rest(value: object, error: BaseException | None = None) -> object:
     """Do so for the calling green, which is at rest, until a call comes; without a reference to that green."""
     while getcurrent().host is None:  # type: ignore[attr-defined]
         value, error = _hand_on(getcurrent(), value, error)
-    if error is not None:
+    if error is None:
+        return value
+    try:
         raise error
-    return value
+    finally:
+        del error
 
 
 def _hand_on(green: Any, value: object, error: BaseException | None) -> tuple[object, BaseException | None]:
@@ -474,6 +480,7 @@ def _park_inside(green: Green, hooks: Hooks, deadline: float | None) -> Wake:
             set_hooks(*hooks)
         if inner is not None and task is not None:
             enter_task(inner, task)
+        task = None  # it may come to hold the error that is on its way, whose traceback has this frame: a ring
 
 
 def resume(green: Green, wake: Wake) -> None:

@@ -78,8 +78,12 @@ def _write(handler: logging.Handler, backlog: _Backlog) -> None:
     finally:
         if _backlogs.get(handler) is backlog:
             del _backlogs[handler]
-    if late is not None:
+    if late is None:
+        return
+    try:
         raise late
+    finally:
+        del late
 
 
 def _write_some(handler: logging.Handler, records: deque[logging.LogRecord]) -> CancelledError | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import gc
 import io
 import socket
-import sys
 from operator import index
 from typing import Any
 
@@ -92,9 +91,6 @@ def readlines(self: Any, hint: int | None = -1, /) -> list[bytes]:
 _SocketFile = subclass(_Raw, {each.__name__: each for each in (read, readinto, readall, readline, readlines)})
 _CLASSES: dict[type, Any] = {**BUFFERED, io.BufferedRWPair: Pair}
 
-_KEPT: tuple[type, ...] = (io.BufferedRWPair,) if sys.version_info < (3, 11) else ()
-"""What stays native on CPython 3.10: greenio's, left to the collector, was closed after its socket there."""
-
 
 def _take_raw(sock: socket.socket, file: Any) -> Any:
     """Take the raw file from below the native layers, which nobody has used yet."""
@@ -123,7 +119,7 @@ def makefile(
         return file
     if type(native) is _Raw and native.readable():
         native.__class__ = _SocketFile
-    if type(native) not in _CLASSES or type(native) in _KEPT:
+    if type(native) not in _CLASSES:
         return file
     size = io.DEFAULT_BUFFER_SIZE if buffering is None or buffering < 0 else buffering
     settings = None if native is file else (file.encoding, file.errors, newline)

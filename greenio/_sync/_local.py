@@ -241,9 +241,12 @@ def _make_elsewhere(cls: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     _original.start_new_thread(make, ())
     made.acquire()
     self, error = outcome.pop()
-    if error is not None:
+    if error is None:
+        return self
+    try:
         raise error
-    return self
+    finally:
+        del error
 
 
 def _begin(self: Any, identity: GreenIdentity) -> dict[str, Any]:
