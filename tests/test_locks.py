@@ -6,6 +6,7 @@ import concurrent.futures
 import contextlib
 import copy
 import gc
+import itertools
 import os
 import pickle
 import queue
@@ -21,6 +22,7 @@ import pytest
 
 from conftest import KINDS, finish, new_loop
 from greenio import await_, monkey, spawn, timeout, to_greenlet
+from greenio._sync import PassableRLock
 from waiting import turns, until_parked
 
 pytestmark = pytest.mark.usefixtures("patched")
@@ -1208,6 +1210,12 @@ def test_native_threads_exclude_one_another(patched):
     assert "unlocked" in repr(lock)
 
 
+def until_blocked(threads):
+    """Wait until each thread is in the native call that waits for a lock."""
+    while not all(sys._current_frames()[thread.ident].f_code.co_name == "_take" for thread in threads):
+        time.sleep(0.001)
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_the_child_wakes_its_own_threads(patched):
@@ -1217,15 +1225,13 @@ def test_the_child_wakes_its_own_threads(patched):
     waiting = [threading.Thread(target=lambda: lock.acquire() and lock.release()) for _ in range(3)]
     for thread in waiting:
         thread.start()
-    while len(lock._holds.get(1, ())) < 3:
-        time.sleep(0.001)
+    until_blocked(waiting)
     number = os.fork()
     if not number:
         got = []
         thread = threading.Thread(target=lambda: got.append(lock.acquire(timeout=20)))
         thread.start()
-        while len(lock._holds.get(1, ())) < 4:
-            time.sleep(0.001)
+        until_blocked([thread])
         lock.release()
         thread.join(20)
         os._exit(7 if got == [True] else 99)
@@ -1235,3 +1241,51 @@ def test_the_child_wakes_its_own_threads(patched):
         lock.release()
         for thread in waiting:
             thread.join(10)
+
+
+@pytest.mark.parametrize("kind", [threading.RLock, "old"])
+@pytest.mark.parametrize("where", ["green", "native"])
+def test_a_signal_handler_at_every_instruction(arun, patched, kind, where):
+    """Who takes and releases the lock is interrupted by itself, in the midst of either, and each time again."""
+    lock = PassableRLock() if kind == "old" else threading.RLock()
+    calls = {f"greenio._sync.{name}" for name in ("_locks", "_old", "_waiting")}
+    interrupted = set()
+
+    def work(at):
+        seen = 0
+
+        def handle(frame, event, _):
+            nonlocal seen
+            if frame.f_globals.get("__name__") not in calls:
+                return None
+            frame.f_trace_opcodes = True
+            if event == "opcode":
+                seen += 1
+                if seen == at:
+                    interrupted.add(frame.f_code.co_name)
+                    sys.settrace(None)
+                    for _ in range(2):
+                        assert lock.acquire(timeout=5)
+                    lock.release()
+                    lock.release()
+            return handle
+
+        sys.settrace(handle)
+        try:
+            assert lock.acquire()
+            with lock:
+                pass
+            lock.release()
+        finally:
+            sys.settrace(None)
+        assert not lock._is_owned() and not lock.locked()
+        return seen < at
+
+    async def main():
+        for at in itertools.count(1):
+            if await to_greenlet(work, at) if where == "green" else work(at):
+                break
+        assert {"acquire", "release"} <= interrupted
+        assert await asyncio.to_thread(lock.acquire, False)
+
+    arun(main)

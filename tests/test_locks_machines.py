@@ -340,8 +340,9 @@ class RLockMachine(LockMachine):
         return True
 
     def force(self) -> None:
-        if self.lock._holds.pop(0, None) is not None and 1 in self.lock._holds:
-            self.lock._wake_sleeper()
+        if self.lock.locked():
+            self.lock._hold = None
+            self.lock._lock._release_save()  # whichever thread has it
 
 
 class ConditionMachine(Machine):

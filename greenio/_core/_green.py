@@ -183,6 +183,7 @@ class Green(greenlet):
         "host",
         "identity",
         "leaf",
+        "locking",
         "operations",
         "outcome",
         "task",
@@ -203,6 +204,7 @@ class Green(greenlet):
     host: Host
     identity: Identity | None
     leaf: greenlet
+    locking: object
     operations: int
     outcome: Any
     task: AnyTask
@@ -288,6 +290,7 @@ def new_green(run: Callable[..., object], thread: ThreadState) -> Green:
     green.thread = thread
     green.awaited = green.call = green.cancellation = green.deadline = green.error = green.identity = None
     green.host = green.outcome = green.task = green.timer = green.what = None  # type: ignore[assignment]  # at rest
+    green.locking = None
     green.timer_when = 0.0
     green.cancels = green.operations = 0
     green.visible = green.waiting = False

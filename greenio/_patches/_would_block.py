@@ -300,13 +300,7 @@ TABLE: tuple[Watched, ...] = (
         "threading.Lock", _lock_waits, _stays_locked, _LOCK, owner=Lock, name="_take", call="threading.Lock.acquire"
     ),
     Watched(
-        "threading.RLock",
-        _anything,
-        _stays_locked,
-        _LOCK,
-        owner=RLock,
-        name="_sleep",
-        call="threading.RLock.acquire",
+        "threading.RLock", _lock_waits, _stays_locked, _LOCK, owner=RLock, name="_take", call="threading.RLock.acquire"
     ),
     Watched(
         "threading.RLock",

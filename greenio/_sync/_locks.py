@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import _thread
-import os
+import re
 import sys
 import warnings
 from collections.abc import Callable
 from typing import Any, Final, NoReturn, cast
 
 from .. import _original
-from .._core import Forked, Green, current_green, getcurrent, thread_state
-from ._waiting import NOTHING, Invited, Shared
+from .._core import Forked, Green, current_green, getcurrent
+from ._waiting import NOTHING, Shared
 
-__all__ = ["HELD", "Lock", "PlainLock", "RLock"]
+__all__ = ["Lock", "PlainLock", "RLock", "identity"]
 
 _allocate = _original.allocate_lock
 _get_ident = _original.get_ident
@@ -129,8 +129,8 @@ class Lock(_LockBase):
         if self._waiters:
             self._invite()
 
-    def _receive(self) -> None:
-        pass  # nobody owns it
+    def _receive(self) -> bool:
+        return True  # nobody owns it
 
     def locked(self) -> bool:
         """Tell whether the lock is held. Never parks."""
@@ -188,22 +188,21 @@ else:
 class RLock(_LockBase):
     """A lock that its owner may take again: a green, or in native code a thread. `threading.RLock` says the rest.
 
-    The owner is a green, or for native code the number of a thread. (A thread's main greenlet would do for both, and be
-    quicker to ask for; but when a thread ends, greenlet takes a reference to it that the collector does not see, such
-    as a local variable's, for a leak, and drops it.) Who asks is looked up in three places in the same words, since a
-    call would cost as much as the rest.
+    The native lock inside is that of a thread. Native code takes it as ever; a green takes it once, and `_hold` says
+    which green has it, and how often. As long as it says so, native code of the green's own thread is kept out by that,
+    and whatever runs in other threads by the native lock.
 
-    One operation of a dict, `setdefault`, both takes the lock and says whose it is. So a signal handler that comes at
-    any moment, in the very thread, finds it either free or its own thread's, and never waits for itself. With a native
-    lock inside there would be a moment in between, hence native threads too wait in a list, each for a lock of its own.
+    A green takes both, one after the other, and a signal handler or a finalizer may come between the two, as the same
+    green. It finds that `locking` names the lock, and takes the native one once more; so it never waits for itself.
     """
 
-    __slots__ = ("_holds",)
+    __slots__ = ("_hold", "_lock")
 
     _native = _original.RLock
 
-    _holds: dict[int, Any]
-    """HELD: [owner, count] while it is held; _SLEEPERS: native threads that wait."""
+    _lock: Any
+    _hold: list[Any] | None
+    """A green that has the lock, and how often."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> RLock:
         """Make a free lock: here, since a subclass of the native one need not call its `__init__`."""
@@ -213,7 +212,8 @@ class RLock(_LockBase):
         self = object.__new__(cls)
         self._waiters = []
         self._is_missed = False
-        self._holds = {}
+        self._lock = _original.RLock()
+        self._hold = None
         return self
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
@@ -226,78 +226,70 @@ class RLock(_LockBase):
         """
         me: Any = getcurrent()
         if me.parent is None:
-            me = _get_ident()
-        elif me.__class__ is not Green:
-            me = identity()
-        if timeout != -1 or not blocking:
-            _allocate().acquire(blocking, timeout)  # raises for what is no timeout
-        mine = [me, 1]
-        hold = self._holds.get(HELD) if self._waiters else self._holds.setdefault(HELD, mine)
-        if hold is mine:
-            return True
-        if hold is not None and hold[0] == me:
-            hold[1] += 1
-            return True
-        return self._acquire_slowly(mine, blocking, timeout)
+            if self._hold is None and blocking and timeout == -1 and self._lock.acquire(False):
+                return True
+        elif me.__class__ is Green and not self._waiters and blocking and timeout == -1 and self._hold is None:
+            if me.locking is not self and self._attempt_for(me):
+                return True
+        return self._acquire_slowly(blocking, timeout)
 
     __enter__ = acquire
 
-    def _acquire_slowly(self, mine: list[Any], blocking: bool, timeout: float) -> bool:
-        green = current_green()
-        if green is not None and blocking and timeout != 0:
-            return self._wait(green, None if timeout == -1 else timeout) is True
-        if self._holds.setdefault(HELD, mine) is mine:
+    def _acquire_slowly(self, blocking: bool, timeout: float) -> bool:
+        if timeout != -1 or not blocking:
+            _allocate().acquire(blocking, timeout)  # raises for what is no timeout
+        me = identity()
+        hold = self._hold
+        if hold is not None and hold[0] is me:
+            hold[1] += 1
             return True
-        return blocking and timeout != 0 and self._sleep(mine, timeout)
+        if me.__class__ is not Green:
+            return (hold is None and self._lock.acquire(False)) or self._take(blocking, timeout)
+        if me.locking is self and self._lock.acquire(False):
+            self._hold = [me, 1]
+            return True
+        waits = blocking and timeout != 0
+        if not (waits and self._waiters) and self._attempt_for(me):
+            return True
+        return waits and self._wait(me, None if timeout == -1 else timeout) is True
 
-    def _sleep(self, mine: list[Any], timeout: float) -> bool:
-        """Block the calling thread until the lock is its own."""
-        holds = self._holds
+    def _take(self, blocking: bool, timeout: float) -> bool:
+        """Acquire the native lock, as native code does."""
+        if self._hold is None or not self._lock._is_owned():
+            return self._lock.acquire(blocking, timeout)  # type: ignore[no-any-return]
+        if not blocking or timeout == 0:
+            return False
         if timeout == -1:
-            self._refuse_to_wait_for_own_thread(holds.get(HELD))
-        deadline = None if timeout == -1 else _original.monotonic() + timeout
-        turn = _Turn()
-        sleepers = holds.setdefault(_SLEEPERS, [])
-        sleepers.append(turn)
-        try:
-            while not self._attempt_awake(turn, mine):
-                if turn.missed:
-                    self._note_miss()
-                left = -1 if deadline is None else deadline - _original.monotonic()
-                if left != -1 and left <= 0:
-                    return False
-                turn.wait(left)
-            return True
-        finally:
-            turn.leave()
-            sleepers.remove(turn)
-            if HELD not in holds:
-                self._wake_sleeper()
-
-    def _attempt_awake(self, turn: _Turn, mine: list[Any]) -> bool:
-        return self._accept(turn) or self._holds.setdefault(HELD, mine) is mine
-
-    def _refuse_to_wait_for_own_thread(self, hold: list[Any] | None) -> None:
-        owner = hold[0] if hold is not None else None
-        if owner.__class__ is Green and owner.thread is thread_state():
             raise RuntimeError(
                 f"{self!r} is held by a greenlet of this very thread, which cannot go on while the thread waits for "
                 f"it; acquire the lock in a greenlet too, by `await to_greenlet(fn)`"
             )
+        never = _allocate()
+        never.acquire()
+        never.acquire(True, timeout)
+        return False
 
-    def _wake_sleeper(self) -> None:
-        """Wake the native thread that waits longest; like a green that is invited, it has to try again."""
-        turn = self._first_asleep()
-        if turn is not None:
-            turn.invite()
+    def _attempt_for(self, green: Green) -> bool:
+        lock = self._lock
+        if self._hold is not None or lock._is_owned():
+            return False  # another green has it, or native code of the thread
+        hold = [green, 1]
+        outer = green.locking
+        green.locking = self
+        try:
+            if not lock.acquire(False):
+                return False
+            self._hold = hold
+            return True
+        except BaseException:  # a signal handler's
+            if self._hold is not hold and lock._is_owned():
+                lock.release()
+            raise
+        finally:
+            green.locking = outer
 
-    def _first_asleep(self) -> _Turn | None:
-        sleepers: list[_Turn] = self._holds.get(_SLEEPERS, [])
-        for turn in tuple(sleepers):
-            if turn.forks == forks[0]:
-                return turn
-            sleepers.remove(turn)  # it stayed behind in the process that was forked
-        return None
+    def _attempt(self) -> Any:
+        return self._attempt_for(cast(Green, identity())) or NOTHING
 
     def release(self) -> None:
         """Let the lock go, or one of its holds. Never parks.
@@ -305,160 +297,123 @@ class RLock(_LockBase):
         Raises:
             RuntimeError: It is not the caller's.
         """
-        me: Any = getcurrent()
-        if me.parent is None:
-            me = _get_ident()
-        elif me.__class__ is not Green:
-            me = identity()
-        holds = self._holds
-        hold = holds.get(HELD)
-        if hold is None or hold[0] != me:
-            raise RuntimeError("cannot release un-acquired lock")
-        if hold[1] != 1:
-            hold[1] -= 1
+        if self._hold is None and not self._is_missed and getcurrent().parent is None:
+            self._lock.release()
+            if self._waiters and not self._lock._is_owned():
+                self._invite()
             return
-        if self._is_missed:
-            self._pass_on()
-            return
-        del holds[HELD]
-        if holds:
-            self._wake_sleeper()
-        if self._waiters:
-            self._invite()
+        self._release_slowly()
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        me: Any = getcurrent()
-        if me.parent is None:
-            me = _get_ident()
-        elif me.__class__ is not Green:
-            me = identity()
-        holds = self._holds
-        hold = holds.get(HELD)
-        if hold is None or hold[0] != me:
+        if self._hold is None and not self._is_missed and getcurrent().parent is None:
+            self._lock.release()
+            if self._waiters and not self._lock._is_owned():
+                self._invite()
+            return
+        self._release_slowly()
+
+    def _release_slowly(self) -> None:
+        me = identity()
+        hold = self._hold
+        if hold is None:
+            if me.__class__ is Green or not self._lock._is_owned():
+                raise RuntimeError("cannot release un-acquired lock")
+            if not self._is_missed or self._native_hold()[1] > 1:
+                self._lock.release()
+                if self._waiters and not self._lock._is_owned():
+                    self._invite()
+                return
+        elif hold[0] is not me:
             raise RuntimeError("cannot release un-acquired lock")
-        if hold[1] != 1:
+        elif hold[1] > 1:
             hold[1] -= 1
             return
         if self._is_missed:
             self._pass_on()
-            return
-        del holds[HELD]
-        if holds:
-            self._wake_sleeper()
-        if self._waiters:
-            self._invite()
-
-    def _pass_on(self) -> None:
-        turn = self._first_asleep()
-        if turn is None or not self._offer(turn):
-            super()._pass_on()
+        else:
+            self._let_go()
 
     def _let_go(self) -> None:
-        holds = self._holds
-        del holds[HELD]
-        if holds:
-            self._wake_sleeper()
+        hold = self._hold
+        if hold is None:
+            self._lock._release_save()
+        else:
+            green = hold[0]
+            outer = green.locking
+            green.locking = self
+            try:
+                self._hold = None
+            finally:
+                self._lock.release()
+                green.locking = outer
         if self._waiters:
             self._invite()
 
-    def _receive(self) -> None:
-        self._holds[HELD] = [identity(), 1]
+    def _receive(self) -> bool:
+        self._hold = None
+        self._lock._release_save()  # whichever thread has it
+        return self._attempt() is True
+
+    def _native_hold(self) -> tuple[int, int]:
+        """Tell what only its repr tells of a native lock: the thread that has it, and how often."""
+        shown = _OWNER_AND_COUNT.search(repr(self._lock))
+        return (int(shown[1]), int(shown[2])) if shown is not None else (0, 0)
 
     def locked(self) -> bool:
         """Tell whether anybody holds the lock. Never parks."""
-        return HELD in self._holds
-
-    def _attempt(self) -> Any:
-        mine = [identity(), 1]
-        return True if self._holds.setdefault(HELD, mine) is mine else NOTHING
+        return self._native_hold()[1] > 0
 
     def _available(self) -> bool:
-        return HELD not in self._holds
+        return not self.locked()
 
     def _is_owned(self) -> bool:
-        hold = self._holds.get(HELD)
-        return hold is not None and hold[0] == identity()
+        hold = self._hold
+        if hold is not None:
+            return hold[0] is identity()
+        return self._lock._is_owned() and current_green() is None
 
     def _owner(self) -> Green | int | None:
-        hold = self._holds.get(HELD)
-        return None if hold is None else hold[0]
+        hold = self._hold
+        return self._native_hold()[0] or None if hold is None else hold[0]
 
     def _recursion_count(self) -> int:
-        hold = self._holds.get(HELD)
-        return hold[1] if hold is not None and hold[0] == identity() else 0
+        if not self._is_owned():
+            return 0
+        hold = self._hold
+        return self._native_hold()[1] if hold is None else int(hold[1])
 
-    def _release_save(self) -> int:
-        """Let every hold go, for the time of a wait on a condition."""
-        hold = self._holds.get(HELD)
-        if hold is None:
+    def _release_save(self) -> Any:
+        """Let every hold go, for the time of a wait on a condition; return what the native lock does."""
+        hold = self._hold
+        owner, count = self._native_hold() if hold is None else (0, hold[1])
+        if not count:
             raise RuntimeError("cannot release un-acquired lock")
         self._pass_on()
-        return int(hold[1])
+        return count, owner
 
-    def _acquire_restore(self, count: int) -> None:
+    def _acquire_restore(self, saved: Any) -> None:
         self.acquire()
-        self._holds[HELD][1] = count
+        hold = self._hold
+        if hold is not None:
+            hold[1] = saved[0]
+        else:
+            for _ in range(saved[0] - 1):
+                self._lock.acquire()
 
     def _at_fork_reinit(self) -> None:
         self._waiters = []
-        self._holds = {}
+        self._hold = None
+        self._lock._at_fork_reinit()
 
     def __repr__(self) -> str:
-        hold = self._holds.get(HELD)
-        owner, count = hold if hold is not None else (0, 0)
+        hold = self._hold
+        if hold is None:
+            return repr(self._lock).replace(f"{id(self._lock):#x}", f"{id(self):#x}")
         # Not the green's own repr: it shows what the green waited for, which may be this lock.
-        shown = owner if isinstance(owner, int) else f"<Green at {id(owner):#x}>"
-        state = "locked" if hold is not None else "unlocked"
-        return f"<{state} _thread.RLock object owner={shown} count={count} at {id(self):#x}>"
+        return f"<locked _thread.RLock object owner=<Green at {id(hold[0]):#x}> count={hold[1]} at {id(self):#x}>"
 
 
-HELD: Final = 0
-"""Where `_holds` has the owner and the count, as a list of two, while the lock is held."""
-
-_SLEEPERS: Final = 1
-
-
-class _Turn(Invited):
-    """What one native thread sleeps on."""
-
-    __slots__ = ("_lock", "_thread", "forks")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._lock = _allocate()
-        self._lock.acquire()
-        self._thread = _get_ident()
-        self.forks = forks[0]
-
-    def wait(self, timeout: float) -> None:
-        """Block until there is an invitation, or for so many seconds; -1 is for ever."""
-        self._lock.acquire(True, timeout)
-        self.answer_invitation()
-
-    def invite(self) -> bool:
-        """Wake the thread, if it is not awake already."""
-        self.invited = True
-        try:
-            self._lock.release()
-        except RuntimeError:
-            pass
-        return True
-
-    def is_of_this_thread(self) -> bool:
-        """Tell whether the caller is a signal handler, and the thread sleeps below it."""
-        return self._thread == _get_ident()
-
-
-forks = [0]
-"""How many forks lie between this process and the one that imported greenio."""
-
-
-def _count_fork() -> None:
-    forks[0] += 1
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_count_fork)
+_OWNER_AND_COUNT = re.compile(r" owner=(\d+) count=(\d+) ")
 
 
 Lock.__module__ = RLock.__module__ = "_thread"

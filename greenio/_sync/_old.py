@@ -11,17 +11,20 @@ looks from time to time whether there is one.
 
 from __future__ import annotations
 
-import re
+import os
 from collections.abc import Iterator
 from typing import Any
 
 from .. import _original
 from .._core import Green, current_green, thread_state
-from ._locks import HELD, PlainLock, RLock, forks, identity
+from ._locks import PlainLock, RLock, identity
 from ._queue import SimpleQueue
 from ._waiting import NOTHING, Shared
 
 __all__ = ["OldLock", "OldSimpleQueue", "PassableRLock", "holder_in_this_thread"]
+
+_forks = [0]
+"""How many forks lie between this process and the one that imported greenio."""
 
 _ROUND = 0.5
 """Seconds for which a thread waits before it looks whether any green still does."""
@@ -49,8 +52,8 @@ class _Watched(Shared):
         return found
 
     def _watch(self: Any) -> None:
-        if self._watched != forks[0]:
-            self._watched = forks[0]
+        if self._watched != _forks[0]:
+            self._watched = _forks[0]
             _original.start_new_thread(self._watch_natively, ())
 
     def _watch_natively(self: Any) -> None:
@@ -119,18 +122,17 @@ class PassableRLock(_WatchedLock, RLock):
 
     So it does not matter to native code which of the two it has at any moment of a patch, and a parked green does not
     bar that of its own thread, which could not wait for it. But the native lock is the thread's, and cannot tell its
-    greens apart: `_holds` says which green has it, and how often; the native one is taken once for all of that. What it
+    greens apart: `_hold` says which green has it, and how often; the native one is taken once for all of that. What it
     says counts only while the native lock is the owner's: where a patch has been taken back meanwhile, the green may
     have released that one alone.
     """
 
-    __slots__ = ("_left", "_lock", "_watched")
-
-    _lock: Any
+    __slots__ = ("_left", "_watched")
 
     def __init__(self, native: Any = None) -> None:
         super().__init__()
-        self._lock = _original.RLock() if native is None else native
+        if native is not None:
+            self._lock = native
         self._watched = _UNWATCHED
         self._left = False
 
@@ -142,7 +144,7 @@ class PassableRLock(_WatchedLock, RLock):
             if blocking and timeout == -1 and lock.acquire(False):
                 return True
             return self._take(blocking, timeout)
-        hold = self._holds.get(HELD)
+        hold = self._hold
         if hold is not None and hold[0] is green and lock._is_owned():
             hold[1] += 1
             return True
@@ -161,11 +163,11 @@ class PassableRLock(_WatchedLock, RLock):
     def _attempt(self) -> Any:
         lock = self._lock
         if lock._is_owned():
-            if HELD in self._holds:
+            if self._hold is not None:
                 return NOTHING
             lock.acquire()  # the thread has it by way of the native lock, around this green: once more
         elif lock.acquire(False):
-            self._holds[HELD] = [identity(), 1]
+            self._hold = [identity(), 1]
         else:
             return NOTHING
         return True
@@ -174,7 +176,7 @@ class PassableRLock(_WatchedLock, RLock):
         return False  # it cannot be asked; the thread that watches finds out
 
     def _watch(self) -> None:
-        if self._left or HELD not in self._holds:  # else it is a green's, which invites the next
+        if self._left or self._hold is None:  # else it is a green's, which invites the next
             super()._watch()
 
     def release(self) -> None:
@@ -183,12 +185,12 @@ class PassableRLock(_WatchedLock, RLock):
         Raises:
             RuntimeError: It is not the caller's.
         """
-        hold = self._own_hold() if self._holds else None
+        hold = self._own_hold() if self._hold is not None else None
         if hold is not None:
             if hold[1] > 1:
                 hold[1] -= 1
                 return
-            del self._holds[HELD]
+            self._hold = None
         self._lock.release()
         if self._waiters:
             self._invite()
@@ -202,8 +204,8 @@ class PassableRLock(_WatchedLock, RLock):
         Raises:
             RuntimeError: The thread has the native lock for the sake of another green only.
         """
-        hold = self._holds.get(HELD)
-        if hold is None or hold[0] == identity():
+        hold = self._hold
+        if hold is None or hold[0] is identity():
             return hold
         if self._is_anothers(hold):
             raise RuntimeError("cannot release un-acquired lock")
@@ -216,26 +218,21 @@ class PassableRLock(_WatchedLock, RLock):
             return False
         return green is not None or self._native_hold()[1] == 1
 
-    def _native_hold(self) -> tuple[int, int]:
-        """Tell what only its repr tells of a native lock: the thread that has it, and how often."""
-        shown = re.search(r" owner=(\d+) count=(\d+) ", repr(self._lock))
-        return (int(shown[1]), int(shown[2])) if shown is not None else (0, 0)
-
     def _is_owned(self) -> bool:
-        hold = self._holds.get(HELD)
+        hold = self._hold
         return self._lock._is_owned() and not (hold is not None and self._is_anothers(hold))
 
     def _recursion_count(self) -> int:
         if not self._is_owned():
             return 0
         hold = self._own_hold()
-        return int(self._lock._recursion_count() if hold is None else hold[1])
+        return self._native_hold()[1] if hold is None else int(hold[1])
 
     def _release_save(self) -> Any:
         """Let every hold go; return what the native lock does: the count, and the owner."""
         hold = self._own_hold()
         if hold is not None:
-            del self._holds[HELD]
+            self._hold = None
         count, owner = self._lock._release_save()
         if self._waiters:
             self._invite()
@@ -248,31 +245,9 @@ class PassableRLock(_WatchedLock, RLock):
         for _ in range(saved[0]):
             self.acquire()
 
-    def _at_fork_reinit(self) -> None:
-        super()._at_fork_reinit()
-        self._lock._at_fork_reinit()
-
-    def locked(self) -> bool:
-        """Tell whether anybody holds the lock. Never parks."""
-        if self._lock._is_owned():
-            return True
-        if not self._lock.acquire(False):
-            return True
-        self._lock.release()
-        return False
-
-    def _owner(self) -> Green | int | None:
-        owner = super()._owner()
-        return owner if owner is not None else self._native_hold()[0] or None
-
-    def __repr__(self) -> str:
-        if HELD in self._holds:
-            return super().__repr__()
-        return repr(self._lock).replace(f"{id(self._lock):#x}", f"{id(self):#x}")
-
     def is_in_use(self) -> bool:
         """Tell whether a green holds it, or waits for it, by way of this object. Never parks."""
-        return HELD in self._holds or bool(self._waiters)
+        return self._hold is not None or bool(self._waiters)
 
     def leave(self) -> None:
         """Note that the native lock may have its place again, and a green release that one only. Never parks."""
@@ -281,9 +256,17 @@ class PassableRLock(_WatchedLock, RLock):
             self._watch()
 
 
+def _count_fork() -> None:
+    _forks[0] += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_count_fork)
+
+
 def holder_in_this_thread(lock: PassableRLock) -> Green | None:
     """Look up the green that holds an RLock and is parked, if native code of its thread asks. Never parks."""
-    owner = lock._holds.get(HELD, (None,))[0]
+    owner = None if lock._hold is None else lock._hold[0]
     if owner.__class__ is not Green or current_green() is not None or owner.thread is not thread_state():
         return None
     return owner if lock._lock._is_owned() else None

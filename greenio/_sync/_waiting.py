@@ -31,42 +31,13 @@ from typing import Any, Final
 from .. import _original
 from .._core import READY, TIMED_OUT, Green, getcurrent, park, resume, thread_state
 
-__all__ = ["NOTHING", "Invited", "Shared"]
+__all__ = ["NOTHING", "Shared"]
 
 NOTHING: Final = object()
 """The outcome of an attempt that failed."""
 
 _PATIENCE = 0.01
 """Seconds for which an offer holds: twice the interval after which CPython takes the GIL from a thread."""
-
-
-class Invited:
-    """Whoever waits for a shared object in another thread than some that release it."""
-
-    __slots__ = ("invited", "missed", "offer")
-
-    def __init__(self) -> None:
-        self.invited = False
-        self.missed = False
-        self.offer: _Offer | None = None
-
-    def invite(self) -> bool:
-        """Have it attempt again; False if it will never run again."""
-        raise NotImplementedError
-
-    def is_of_this_thread(self) -> bool:
-        """Tell whether it cannot run before the caller is done."""
-        raise NotImplementedError
-
-    def answer_invitation(self) -> None:
-        """Note that it runs: what it finds gone now, it has missed."""
-        self.missed = self.missed or self.invited
-        self.invited = False
-
-    def leave(self) -> None:
-        """Let nobody wait any longer for the answer to an offer."""
-        if self.offer is not None:
-            self.offer.answer()
 
 
 class _Offer:
@@ -98,14 +69,16 @@ class _Offer:
         return self._answer.acquire(True, timeout)
 
 
-class _Waiter(Invited):
+class _Waiter:
     """A green in the list of one shared object."""
 
-    __slots__ = ("green", "parked")
+    __slots__ = ("green", "invited", "missed", "offer", "parked")
 
     def __init__(self, green: Green) -> None:
-        super().__init__()
         self.green: Green | None = green
+        self.invited = False
+        self.missed = False
+        self.offer: _Offer | None = None
         self.parked = False
 
     def is_of_this_thread(self) -> bool:
@@ -134,6 +107,17 @@ class _Waiter(Invited):
                 return False
             raise
         return True
+
+    def answer_invitation(self) -> None:
+        """Note that it runs: what it finds gone now, it has missed."""
+        self.missed = self.missed or self.invited
+        self.invited = False
+
+    def leave(self) -> None:
+        """Leave the list, and let nobody wait any longer for the answer to an offer."""
+        self.green = None
+        if self.offer is not None:
+            self.offer.answer()
 
     def is_inherited(self) -> bool:
         """Tell whether the green belongs to the parent of this process."""
@@ -206,7 +190,6 @@ class Shared:
                 if wake is TIMED_OUT:
                     return self._attempt_in_turn(waiter)
         finally:
-            waiter.green = None
             waiter.leave()
             _remove(waiters, waiter)
             if waiters and self._available():
@@ -230,7 +213,7 @@ class Shared:
                 return waiter
         return None
 
-    def _offer(self, waiter: Invited) -> bool:
+    def _offer(self, waiter: _Waiter) -> bool:
         """Offer the lock that the caller has; False if it still has it."""
         if not waiter.missed or waiter.invited or waiter.is_of_this_thread():
             return False
@@ -248,17 +231,14 @@ class Shared:
             offer.wait()  # it is accepting at this moment
         return True
 
-    def _accept(self, waiter: Invited) -> bool:
+    def _accept(self, waiter: _Waiter) -> bool:
         """Take the lock that is offered to a waiter, if one is."""
         offer = waiter.offer
         if offer is None:
             return False
         waiter.offer = None
         try:
-            if not offer.close():
-                return False
-            self._receive()
-            return True
+            return offer.close() and self._receive()
         finally:
             offer.answer()
 
@@ -266,8 +246,8 @@ class Shared:
         """Release the lock, and invite who waits for it."""
         raise NotImplementedError
 
-    def _receive(self) -> None:
-        """Note that the caller has the lock now, which has not been released."""
+    def _receive(self) -> bool:
+        """Take over the lock, which has not been released; False if somebody was quicker after all."""
         raise NotImplementedError
 
 

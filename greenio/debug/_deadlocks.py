@@ -22,7 +22,7 @@ __all__ = ["Deadlock", "LockWait", "deadlocks"]
 Waiter: TypeAlias = "Green | int"
 
 _LOCKS = frozenset({"greenio._sync._locks", "greenio._sync._old"})
-_WAITS = frozenset({"_take", "_sleep"})
+_WAITS = frozenset({"_take"})
 """Functions of those modules in which a native thread waits for its `self`."""
 
 
