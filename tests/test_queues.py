@@ -14,7 +14,7 @@ import pytest
 from conftest import finish, new_loop
 from greenio import monkey, spawn, to_greenlet
 from greenio._patches import _rows
-from waiting import turns, until_parked
+from waiting import turns, until, until_parked
 
 pytestmark = pytest.mark.usefixtures("patched")
 
@@ -212,6 +212,39 @@ class TestOrder:
             assert not (_rows._acquirers or _rows._getters or _rows._putters)
 
         arun(main)
+
+    def test_greens_of_two_loops(self, arun, taken, loop_kind):
+        """Each loop lets only the first of its greens wait for the condition; the order is that of all of them."""
+        take, give = taken
+        names = ["here 1", "here 2", "there 1", "here 3", "there 2", "there 3", "here 4"]
+        served = []
+        other = new_loop(loop_kind)
+        thread = threading.Thread(target=other.run_forever)
+
+        async def want(name):
+            await to_greenlet(take)
+            served.append(name)
+
+        async def main():
+            loops = {"here": asyncio.get_running_loop(), "there": other}
+            waiting = []
+            for name in names:
+                waiting.append(asyncio.run_coroutine_threadsafe(want(name), loops[name.split()[0]]))
+                await until_parked(len(waiting))
+            for number in range(len(names)):
+                give()
+                await until(lambda number=number: len(served) > number)
+                await asyncio.sleep(0.01)  # so that whoever is the first of its row now waits for the condition
+            await asyncio.gather(*map(asyncio.wrap_future, waiting))
+            assert served == names
+
+        thread.start()
+        try:
+            arun(main)
+        finally:
+            other.call_soon_threadsafe(other.stop)
+            thread.join(10)
+            finish(other)
 
     def test_a_loop_that_does_not_run_holds_up_none_of_another(self, loop_kind):
         """The first in its row is a green of a loop that stands still."""

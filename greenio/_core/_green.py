@@ -188,6 +188,7 @@ class Green(greenlet):
         "outcome",
         "task",
         "thread",
+        "ticket",
         "timer",
         "timer_when",
         "visible",
@@ -209,6 +210,7 @@ class Green(greenlet):
     outcome: Any
     task: AnyTask
     thread: ThreadState
+    ticket: int | None
     timer: Any
     timer_when: float
     visible: bool
@@ -290,7 +292,7 @@ def new_green(run: Callable[..., object], thread: ThreadState) -> Green:
     green.thread = thread
     green.awaited = green.call = green.cancellation = green.deadline = green.error = green.identity = None
     green.host = green.outcome = green.task = green.timer = green.what = None  # type: ignore[assignment]  # at rest
-    green.locking = None
+    green.locking = green.ticket = None
     green.timer_when = 0.0
     green.cancels = green.operations = 0
     green.visible = green.waiting = False

@@ -16,7 +16,7 @@ from typing import Any
 
 from .. import _original
 from .._core import current_green, getcurrent
-from .._sync import Lock, OldLock, OldSimpleQueue, PassableRLock, PlainLock, RLock, SimpleQueue
+from .._sync import Lock, OldLock, OldSimpleQueue, PassableRLock, PlainLock, RLock, SimpleQueue, line_up
 from ._executors import WAIT, pin_executors, unpin_executors
 from ._green_threads import start_greenlet, starts_greenlet
 from ._identity import IDENTITY
@@ -37,13 +37,12 @@ _set = threading.Event.set
 
 @like(_wait)
 def wait(self: Any, timeout: float | None = None) -> bool:
-    if getcurrent().parent is None or current_green() is None:
+    green = None if getcurrent().parent is None else current_green()
+    if green is None:
         return _wait(self, timeout)
     if not self._is_owned():
         raise RuntimeError("cannot wait on un-acquired lock")
-    turn = Lock()
-    turn.acquire()
-    self._waiters.append(turn)
+    turn = line_up(self._waiters, green)
     saved = self._release_save()
     notified = False
     error: BaseException | None = None

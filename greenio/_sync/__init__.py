@@ -5,7 +5,7 @@ from ._locks import Lock, PlainLock, RLock
 from ._old import OldLock, OldSimpleQueue, PassableRLock, holder_in_this_thread
 from ._owners import owner_of, record_owners
 from ._queue import SimpleQueue
-from ._rows import Row, Rows, is_passed, take_in_turn
+from ._rows import Row, Rows, is_passed, line_up, take_in_turn
 from ._waiting import NOTHING, Shared
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "current_identity",
     "holder_in_this_thread",
     "is_passed",
+    "line_up",
     "local",
     "owner_of",
     "record_owners",

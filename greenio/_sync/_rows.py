@@ -3,19 +3,25 @@
 Both are Python code of the standard library, over a condition. Who is woken has to take the condition's lock again, and
 to look again. It finds nothing if a green that came later was there meanwhile, and would then wait behind all others; a
 green that gives and takes by turns without a park would keep everybody out. So of the greens that have to wait, only
-the first is in the native call. A loop has a row of its own: one that is not running holds up nobody else's greens.
+the first is in the native call. A loop has a row of its own: one that is not running holds up nobody else's greens, and
+others need not wait until another thread runs. The first of each row wait for the condition in the order in which they
+came, by the tickets that they drew; not in that in which they became the first.
 """
 
 from __future__ import annotations
 
+import itertools
+from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from .._core import Green, current_green
-from ._locks import PlainLock
+from ._locks import Lock, PlainLock
 from ._waiting import NOTHING
 
-__all__ = ["Row", "Rows", "is_passed", "take_in_turn"]
+__all__ = ["Row", "Rows", "is_passed", "line_up", "take_in_turn"]
+
+_tickets = itertools.count()
 
 
 class Row(PlainLock):
@@ -71,6 +77,7 @@ def take_in_turn(
         row = rows[key] = Row(f"{type(shared).__name__} at {id(shared):#x}")
     deadline = None if timeout is None else host.clock() + timeout
     row._length += 1
+    outer, green.ticket = green.ticket, next(_tickets)
     try:
         if not row.acquire(True, -1 if timeout is None else timeout):
             return NOTHING
@@ -79,6 +86,36 @@ def take_in_turn(
         finally:
             row.release()
     finally:
+        green.ticket = outer
         row._length -= 1
         if not row._length:
             del rows[key]
+
+
+class _Turn(PlainLock):
+    """What the first of a row sleeps on in a condition."""
+
+    __slots__ = ("_ticket",)
+
+    def __init__(self, ticket: int) -> None:
+        super().__init__()
+        self._ticket = ticket
+
+
+def line_up(waiters: deque[Any], green: Green) -> Lock:
+    """Put a green in the list of a condition, whose lock it has, behind those of other rows that came before it.
+
+    Returns:
+        What it is to sleep on: a lock that is held until somebody notifies.
+    """
+    ticket = green.ticket
+    place = len(waiters)
+    if ticket is None:
+        turn = Lock()
+    else:
+        turn = _Turn(ticket)
+        later = (at for at, other in enumerate(tuple(waiters)) if other.__class__ is _Turn and other._ticket > ticket)
+        place = next(later, place)
+    turn.acquire()
+    waiters.insert(place, turn)
+    return turn
