@@ -15,7 +15,7 @@ import time
 import pytest
 
 from conftest import finish, new_loop
-from greenio import await_, monkey, to_greenlet
+from greenio import _original, await_, monkey, to_greenlet
 from waiting import turns, until_parked
 
 
@@ -260,7 +260,52 @@ def test_where_several_are_parked_the_loop_gets_it(loop_kind, patched):
     assert len(ended) == 2
 
 
-def test_what_native_code_has_set_is_the_loops(loop_kind, patched):
+@pytest.mark.parametrize("when", ["before the patch", "after"])
+@pytest.mark.native_tasks("a green task for each is one more")
+def test_what_native_code_has_set_reaches_the_green_if_the_loop_does_nothing_else(arun, when):
+    """A handler of the module's, as it is written for a program that waits in one place."""
+
+    def body():
+        with pytest.raises(Alarm):
+            time.sleep(60)
+        time.sleep(0.001)
+        return "went on"
+
+    async def main():
+        threading.Timer(0.05, kill).start()
+        return await to_greenlet(body)
+
+    if when == "before the patch":
+        signal.signal(signal.SIGUSR1, ring)
+    with monkey.patched():
+        if when == "after":
+            signal.signal(signal.SIGUSR1, ring)
+        assert signal.getsignal(signal.SIGUSR1) is ring
+        assert arun(main) == "went on"
+    assert signal.getsignal(signal.SIGUSR1) is ring
+
+
+@pytest.mark.native_tasks("code of a task is green there, and interrupted itself")
+def test_what_native_code_has_set_comes_out_of_native_code_that_holds_the_thread(arun, patched):
+    """As natively: the time limit of a test, say, which ends a callback that would never return."""
+    signal.signal(signal.SIGUSR1, ring)
+    interrupted = []
+
+    def hold():
+        with pytest.raises(Alarm):
+            _original.sleep(60)
+        interrupted.append(True)
+
+    async def main():
+        asyncio.get_running_loop().call_later(0.01, hold)
+        threading.Timer(0.05, kill).start()
+        await to_greenlet(time.sleep, 0.2)
+
+    arun(main)
+    assert interrupted
+
+
+def test_what_native_code_has_set_is_the_loops_if_that_has_another_task(loop_kind, patched):
     signal.signal(signal.SIGUSR1, ring)
 
     async def main():
@@ -274,6 +319,21 @@ def test_what_native_code_has_set_is_the_loops(loop_kind, patched):
         assert outcome(loop, main) == [Alarm]
     finally:
         finish(loop)
+
+
+def test_handlers_of_the_interpreter_and_of_asyncio_are_left_alone(patched):
+    async def main():
+        return _original.getsignal(signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        assert _original.getsignal(signal.SIGINT) is signal.default_int_handler
+        handler = asyncio.run(main())
+        assert getattr(handler, "func", handler).__module__ in ("asyncio.runners", "_signal")
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_await_leaves_it_to_the_loop_while_the_task_stands_for_the_green(loop_kind, patched):

@@ -8,6 +8,7 @@ unless one of them is the program itself, of which the thread is the main one: h
 
 from __future__ import annotations
 
+from asyncio import all_tasks
 from contextvars import Context
 
 from ._asyncio import AnyTask
@@ -16,8 +17,12 @@ from ._green import Green, current_green, greens, resume, thread_state
 __all__ = ["hand_to_parked"]
 
 
-def hand_to_parked(error: BaseException) -> bool:
+def hand_to_parked(error: BaseException, *, if_alone: bool = False) -> bool:
     """Have an exception raised where the only call of this thread is parked. From a signal handler. Never parks.
+
+    Args:
+        error: What the handler has raised.
+        if_alone: Only if the call's task is the only one of its loop, or the call is the program.
 
     Returns:
         False if it is the caller who has to raise it: green code has the thread, no green is parked, or several are,
@@ -33,6 +38,8 @@ def hand_to_parked(error: BaseException) -> bool:
     if len(calls) != 1 or not _can_take(calls[0]):
         return False
     green = calls[0]
+    if if_alone and not programs and all_tasks(green.host.loop) != {green.task}:
+        return False
     try:
         green.host.call_soon_threadsafe(_interrupt, green, green.task, error)
     except RuntimeError:  # the loop was closed over it

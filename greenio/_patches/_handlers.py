@@ -1,46 +1,72 @@
-"""`signal.signal`: what a handler raises that green code has set reaches that code, though its thread waits in a loop.
+"""`signal.signal`: what a handler raises reaches the green code that it interrupts, though its thread waits in a loop.
 
-A handler that native code has set stays as it is: what it raises comes out of whatever the main thread is in.
+That of a handler which native code has set does so only where nothing else could be meant: the loop waits, and has no
+other task. The handlers of the interpreter and of asyncio stay as they are: what they raise comes out of whatever the
+main thread is in.
 """
 
 from __future__ import annotations
 
 import signal as signal_module
-from types import FrameType
+import sys
+from contextlib import suppress
+from types import BuiltinFunctionType, FrameType
 from typing import Any
 
 from .. import _original
-from .._core import hand_to_parked
+from .._core import get_running_loop, hand_to_parked
 from ._socket_state import green_caller
 from ._table import like, patches
 
-__all__ = ["HANDLERS", "bare_handlers", "hear"]
+__all__ = ["HANDLERS", "bare_handlers", "cover_handlers", "hear"]
 
 
 class _Handler:
-    """A handler that green code has set, as the interpreter knows it."""
+    """A handler as the interpreter knows it."""
 
-    __slots__ = ("handler",)
+    __slots__ = ("handler", "is_green")
 
-    def __init__(self, handler: Any) -> None:
+    def __init__(self, handler: Any, *, is_green: bool) -> None:
         self.handler = handler
+        self.is_green = is_green
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
         try:
             self.handler(signum, frame)
         except BaseException as error:
-            if not hand_to_parked(error):
+            if not (self.is_green or _loop_waits(frame)) or not hand_to_parked(error, if_alone=not self.is_green):
                 raise
+
+
+def _loop_waits(frame: FrameType | None) -> bool:
+    """Tell whether a frame that was interrupted is that of a loop in its wait, and not of code that the loop runs."""
+    while frame is not None and str(frame.f_globals.get("__name__")).startswith(_SELECTORS):
+        frame = frame.f_back
+    if frame is None or get_running_loop() is None:
+        return False
+    # What uvloop does has no frame: so it is that of a function which runs the loop, as asyncio's `Runner` does.
+    return frame.f_globals.get("__name__") == "asyncio.base_events" or not _RUNS.isdisjoint(frame.f_code.co_names)
+
+
+_SELECTORS = ("greenio.", "selectors")
+_RUNS = frozenset({"run_forever", "run_until_complete"})
 
 
 def _bare(handler: Any) -> Any:
     return handler.handler if handler.__class__ is _Handler else handler
 
 
+def _is_of_the_loop(handler: Any, module: str) -> bool:
+    """Tell whether a handler that native code has set, or sets in a module, is the interpreter's own, or asyncio's."""
+    return isinstance(handler, BuiltinFunctionType) or module.partition(".")[0] == "asyncio"
+
+
 @like(_original.signal)
 def signal(signalnum: Any, handler: Any) -> Any:
-    if green_caller() is not None and callable(handler):
-        handler = _Handler(handler)
+    if callable(handler):
+        is_green = green_caller() is not None
+        if is_green or not _is_of_the_loop(handler, str(sys._getframe(1).f_globals.get("__name__"))):
+            handler = _Handler(handler, is_green=is_green)
     return _bare(_original.signal(signalnum, handler))
 
 
@@ -51,18 +77,31 @@ def getsignal(signalnum: Any) -> Any:
 
 def hear(signum: int, handler: Any) -> None:
     """Set a handler as green code does: what it raises comes to that code. Never parks."""
-    _original.signal(signum, _Handler(handler))
+    _original.signal(signum, _Handler(handler, is_green=True))
+
+
+def cover_handlers(_: object) -> None:
+    """Have handlers that are older than the patch be as those that native code sets, where this thread may."""
+    for signum, handler in _handlers():
+        module = getattr(getattr(handler, "func", handler), "__module__", None)
+        if callable(handler) and handler.__class__ is not _Handler and not _is_of_the_loop(handler, str(module)):
+            _exchange(signum, _Handler(handler, is_green=False))
 
 
 def bare_handlers() -> None:
     """Give the interpreter the handlers themselves, where this thread may; elsewhere they go on as they are."""
-    for signum in signal_module.valid_signals():
-        handler = _original.getsignal(signum)
+    for signum, handler in _handlers():
         if handler.__class__ is _Handler:
-            try:
-                _original.signal(signum, handler.handler)
-            except ValueError:  # not the main thread
-                return
+            _exchange(signum, handler.handler)
+
+
+def _handlers() -> list[tuple[int, Any]]:
+    return [(signum, _original.getsignal(signum)) for signum in signal_module.valid_signals()]
+
+
+def _exchange(signum: int, handler: Any) -> None:
+    with suppress(ValueError):  # not the main thread
+        _original.signal(signum, handler)
 
 
 HANDLERS = patches(signal_module, [signal, getsignal])
