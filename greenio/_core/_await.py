@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from contextvars import Context
 from functools import partial
 from inspect import iscoroutine
-from types import CoroutineType, GeneratorType, TracebackType
+from types import CoroutineType, GeneratorType
 from typing import Any, TypeVar, cast
 
 from ._asyncio import (

@@ -278,19 +278,18 @@ class _Alarm:
     def __init__(self, piece: _Piece) -> None:
         self._piece = piece
         self._handler: Any = None
-        self._before: Any = None
 
     def __enter__(self) -> None:
-        handler = signal.getsignal(signal.SIGALRM)  # without what a patch may have put around it
+        handler = _original.getsignal(signal.SIGALRM)
         if callable(handler):
             with contextlib.suppress(ValueError):  # not the main thread
-                self._before = _original.signal(signal.SIGALRM, self)
+                _original.signal(signal.SIGALRM, self)
                 self._handler = handler
 
     def __exit__(self, *_: object) -> None:
         current: object = _original.getsignal(signal.SIGALRM)
         if self._handler is not None and current is self:
-            _original.signal(signal.SIGALRM, self._before)
+            _original.signal(signal.SIGALRM, self._handler)
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
         __tracebackhide__ = True

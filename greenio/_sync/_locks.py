@@ -7,7 +7,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable
-from typing import Any, Final, NoReturn, cast
+from typing import Any, NoReturn, cast
 
 from .. import _original
 from .._core import Forked, Green, current_green, getcurrent
@@ -228,9 +228,15 @@ class RLock(_LockBase):
         if me.parent is None:
             if self._hold is None and blocking and timeout == -1 and self._lock.acquire(False):
                 return True
-        elif me.__class__ is Green and not self._waiters and blocking and timeout == -1 and self._hold is None:
-            if me.locking is not self and self._attempt_for(me):
-                return True
+        elif (
+            me.__class__ is Green
+            and blocking
+            and timeout == -1
+            and not self._waiters
+            and me.locking is not self
+            and self._attempt_for(me)
+        ):
+            return True
         return self._acquire_slowly(blocking, timeout)
 
     __enter__ = acquire
@@ -297,20 +303,20 @@ class RLock(_LockBase):
         Raises:
             RuntimeError: It is not the caller's.
         """
-        if self._hold is None and not self._is_missed and getcurrent().parent is None:
-            self._lock.release()
-            if self._waiters and not self._lock._is_owned():
-                self._invite()
+        if self._hold is not None or self._is_missed or getcurrent().parent is not None:
+            self._release_slowly()
             return
-        self._release_slowly()
+        self._lock.release()
+        if self._waiters and not self._lock._is_owned():
+            self._invite()
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        if self._hold is None and not self._is_missed and getcurrent().parent is None:
-            self._lock.release()
-            if self._waiters and not self._lock._is_owned():
-                self._invite()
+        if self._hold is not None or self._is_missed or getcurrent().parent is not None:
+            self._release_slowly()
             return
-        self._release_slowly()
+        self._lock.release()
+        if self._waiters and not self._lock._is_owned():
+            self._invite()
 
     def _release_slowly(self) -> None:
         me = identity()
