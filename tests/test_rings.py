@@ -1,7 +1,7 @@
 """A failed call leaves no ring of references: what its frames hold is freed at once, not when the collector comes.
 
-A frame that keeps the error which is on its way refers to itself, by that error's traceback. Natively `await` makes none
-of them, and a driver's sockets and buffers live in such frames.
+A frame that keeps the error which is on its way refers to itself, by that error's traceback. Natively `await` makes no
+such ring, and it is in frames that a driver's sockets and buffers live.
 """
 
 from __future__ import annotations

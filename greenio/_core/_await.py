@@ -80,7 +80,7 @@ def trim(error: BaseException) -> None:
     first = entry = error.__traceback__
     while entry is not None and entry.tb_frame.f_globals.get("__package__") == __package__:
         entry = entry.tb_next
-    if first is not entry:
+    if first is not None and first is not entry:
         first.tb_next = entry  # CPython 3.10 raises anew with `first`, whatever the exception has got
     error.__traceback__ = entry
 
