@@ -224,19 +224,13 @@ class RLock(_LockBase):
         Raises:
             RuntimeError: Native code would block its thread for ever, since a green of that very thread is the owner.
         """
-        me: Any = getcurrent()
-        if me.parent is None:
-            if self._hold is None and blocking and timeout == -1 and self._lock.acquire(False):
+        if self._hold is None and blocking and timeout == -1:
+            me: Any = getcurrent()
+            if me.parent is None:
+                if self._lock.acquire(False):
+                    return True
+            elif me.__class__ is Green and not self._waiters and me.locking is not self and self._attempt_for(me):
                 return True
-        elif (
-            me.__class__ is Green
-            and blocking
-            and timeout == -1
-            and not self._waiters
-            and me.locking is not self
-            and self._attempt_for(me)
-        ):
-            return True
         return self._acquire_slowly(blocking, timeout)
 
     __enter__ = acquire
@@ -244,8 +238,11 @@ class RLock(_LockBase):
     def _acquire_slowly(self, blocking: bool, timeout: float) -> bool:
         if timeout != -1 or not blocking:
             _allocate().acquire(blocking, timeout)  # raises for what is no timeout
-        me = identity()
         hold = self._hold
+        if hold is not None and hold[0] is getcurrent():
+            hold[1] += 1
+            return True
+        me = identity()
         if hold is not None and hold[0] is me:
             hold[1] += 1
             return True
@@ -303,24 +300,27 @@ class RLock(_LockBase):
         Raises:
             RuntimeError: It is not the caller's.
         """
-        if self._hold is not None or self._is_missed or getcurrent().parent is not None:
+        if self._hold is None and not self._is_missed and getcurrent().__class__ is not Green:
+            self._lock.release()
+            if self._waiters and not self._lock._is_owned():
+                self._invite()
+        else:
             self._release_slowly()
-            return
-        self._lock.release()
-        if self._waiters and not self._lock._is_owned():
-            self._invite()
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        if self._hold is not None or self._is_missed or getcurrent().parent is not None:
+        if self._hold is None and not self._is_missed and getcurrent().__class__ is not Green:
+            self._lock.release()
+            if self._waiters and not self._lock._is_owned():
+                self._invite()
+        else:
             self._release_slowly()
-            return
-        self._lock.release()
-        if self._waiters and not self._lock._is_owned():
-            self._invite()
 
     def _release_slowly(self) -> None:
-        me = identity()
         hold = self._hold
+        if hold is not None and hold[0] is getcurrent():
+            me = hold[0]
+        else:
+            me = identity()
         if hold is None:
             if me.__class__ is Green or not self._lock._is_owned():
                 raise RuntimeError("cannot release un-acquired lock")
@@ -391,6 +391,11 @@ class RLock(_LockBase):
     def _release_save(self) -> Any:
         """Let every hold go, for the time of a wait on a condition; return what the native lock does."""
         hold = self._hold
+        if hold is None and not self._is_missed:
+            saved = self._lock._release_save()
+            if self._waiters:
+                self._invite()
+            return saved
         owner, count = self._native_hold() if hold is None else (0, hold[1])
         if not count:
             raise RuntimeError("cannot release un-acquired lock")
