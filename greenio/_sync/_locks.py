@@ -239,10 +239,9 @@ class RLock(_LockBase):
         if timeout != -1 or not blocking:
             _allocate().acquire(blocking, timeout)  # raises for what is no timeout
         hold = self._hold
-        if hold is not None and hold[0] is getcurrent():
-            hold[1] += 1
-            return True
-        me = identity()
+        me: Any = getcurrent()
+        if hold is None or hold[0] is not me:
+            me = identity()
         if hold is not None and hold[0] is me:
             hold[1] += 1
             return True
@@ -317,9 +316,8 @@ class RLock(_LockBase):
 
     def _release_slowly(self) -> None:
         hold = self._hold
-        if hold is not None and hold[0] is getcurrent():
-            me = hold[0]
-        else:
+        me: Any = getcurrent()
+        if hold is None or hold[0] is not me:
             me = identity()
         if hold is None:
             if me.__class__ is Green or not self._lock._is_owned():
