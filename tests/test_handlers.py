@@ -149,6 +149,30 @@ def test_nothing_waits_for_what_was_interrupted(arun, patched):
         assert arun(main) == b"x"
 
 
+@pytest.mark.parametrize("wait", [sleep, receive, acquire, get])
+def test_a_handler_is_given_the_frame_that_is_parked(arun, patched, wait):
+    """That of the code which waits, natively; not the loop's, nor greenio's."""
+    seen = []
+
+    def see(signum, frame):
+        seen.append(frame.f_code.co_name)
+        raise Alarm
+
+    def body():
+        signal.signal(signal.SIGUSR1, see)
+        with pytest.raises(Alarm):
+            wait()
+
+    async def main():
+        task = asyncio.ensure_future(to_greenlet(body))
+        await until_parked()
+        await asyncio.to_thread(kill)
+        await task
+
+    arun(main)
+    assert seen == [wait.__name__]
+
+
 def test_a_handler_that_returns_interrupts_nothing(arun, patched):
     rung = []
 

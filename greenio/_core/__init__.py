@@ -34,7 +34,7 @@ from ._green import (
     thread_state,
 )
 from ._host import Host, HostedThread, host_of, hosts
-from ._interrupt import hand_to_parked
+from ._interrupt import frame_of_parked, hand_to_parked
 from ._look import Pool, frames_of, function_of, host_if_any, is_busy, is_driving, pools
 from ._parks import on_parks, parked_since, record_parks
 from ._readiness import (
@@ -74,6 +74,7 @@ __all__ = [
     "frames_of",
     "function_of",
     "get_loop",
+    "frame_of_parked",
     "get_running_loop",
     "getcurrent",
     "greens",

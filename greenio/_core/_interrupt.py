@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from asyncio import all_tasks
 from contextvars import Context
+from types import FrameType
 
 from ._asyncio import AnyTask
 from ._green import Green, current_green, greens, resume, thread_state
 
-__all__ = ["hand_to_parked"]
+__all__ = ["frame_of_parked", "hand_to_parked"]
 
 
 def hand_to_parked(error: BaseException, *, if_alone: bool = False) -> bool:
@@ -25,26 +26,46 @@ def hand_to_parked(error: BaseException, *, if_alone: bool = False) -> bool:
         if_alone: Only if the call's task is the only one of its loop, or the call is the program.
 
     Returns:
-        False if it is the caller who has to raise it: green code has the thread, no green is parked, or several are,
-        or the one that is awaits in `await_`, where its task stands for it.
+        False if it is the caller who has to raise it: there is no such call.
     """
-    current, thread = current_green(), thread_state()
-    # A green at rest has no host; the class is another's in a forked child.
-    calls = [green for green in greens() if green.thread is thread and green.host is not None]
-    programs = [green for green in calls if green.identity is not None and green.identity.hears_signals]
-    if current is not None and (not programs or current in programs):
-        return False
-    calls = programs or calls
-    if len(calls) != 1 or not _can_take(calls[0]):
-        return False
-    green = calls[0]
-    if if_alone and not programs and all_tasks(green.host.loop) != {green.task}:
+    green = _interrupted(if_alone=if_alone)
+    if green is None:
         return False
     try:
         green.host.call_soon_threadsafe(_interrupt, green, green.task, error)
     except RuntimeError:  # the loop was closed over it
         return False
     return True
+
+
+def frame_of_parked() -> FrameType | None:
+    """Look up the frame in which the only call of this thread is parked, if there is such a call. Never parks."""
+    green = _interrupted()
+    frame = None if green is None else green.leaf.gr_frame
+    while frame is not None and str(frame.f_globals.get("__name__")).startswith("greenio."):
+        frame = frame.f_back
+    return frame
+
+
+def _interrupted(*, if_alone: bool = False) -> Green | None:
+    """Find the green that a signal interrupts.
+
+    Returns:
+        None if green code has the thread, no green is parked, or several are, or the one that is awaits in `await_`,
+        where its task stands for it.
+    """
+    current, thread = current_green(), thread_state()
+    # A green at rest has no host; the class is another's in a forked child.
+    calls = [green for green in greens() if green.thread is thread and green.host is not None]
+    programs = [green for green in calls if green.identity is not None and green.identity.hears_signals]
+    if current is not None and (not programs or current in programs):
+        return None
+    calls = programs or calls
+    if len(calls) != 1 or not _can_take(calls[0]):
+        return None
+    if if_alone and not programs and all_tasks(calls[0].host.loop) != {calls[0].task}:
+        return None
+    return calls[0]
 
 
 def _can_take(green: Green) -> bool:

@@ -14,7 +14,7 @@ from types import BuiltinFunctionType, FrameType
 from typing import Any
 
 from .. import _original
-from .._core import get_running_loop, hand_to_parked
+from .._core import frame_of_parked, get_running_loop, hand_to_parked
 from ._socket_state import green_caller
 from ._table import like, patches
 
@@ -32,7 +32,7 @@ class _Handler:
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
         try:
-            self.handler(signum, frame)
+            self.handler(signum, (frame_of_parked() or frame) if self.is_green else frame)
         except BaseException as error:
             if not (self.is_green or _loop_waits(frame)) or not hand_to_parked(error, if_alone=not self.is_green):
                 raise
