@@ -7,12 +7,13 @@ asked for.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import inspect
 import sys
 from asyncio import AbstractEventLoop
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, cast
 
@@ -213,15 +214,16 @@ def pytest_fixture_setup(
     if not isinstance(item, pytest.Function):
         return (yield)
     native, contexts = fixturedef.func, _contexts_of(item.config)
-    function, around = bound(native, request.instance), functools.partial(_around_fixtures, item.config)
+    of_anyio = _OF_ANYIO.get(fixturedef.argname) if native.__module__ == __name__ and is_run_by_anyio(item) else None
+    if of_anyio is not None and anyio_drives(fixturedef, request, item):
+        _set(fixturedef, "func", of_anyio)
+    function, around = bound(fixturedef.func, request.instance), functools.partial(_around_fixtures, item.config)
     if not _is_ours(fixturedef, request, item):
-        if _lag not in item.stash or not (inspect.iscoroutinefunction(native) or inspect.isasyncgenfunction(native)):
-            return (yield)
-        _set(fixturedef, "func", entered_around(function, around))
+        if _lag in item.stash and (inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)):
+            _set(fixturedef, "func", entered_around(function, around))
     elif is_run_by_anyio(item):
-        if not anyio_drives(fixturedef, request, item):
-            return (yield)
-        _set(fixturedef, "func", entered_around(as_async_fixture(function, request, contexts), around))
+        if anyio_drives(fixturedef, request, item):
+            _set(fixturedef, "func", entered_around(as_async_fixture(function, request, contexts), around))
     else:
         scoped = find_loop(request, item, broader(loop_scope(item), fixturedef.scope))
         run, add_finalizer = functools.partial(run_piece, scoped, contexts, around=around), request.addfinalizer
@@ -379,8 +381,8 @@ def greenio_loop(request: pytest.FixtureRequest) -> AbstractEventLoop:
     item = request.node
     if isinstance(item, pytest.Function) and is_run_by_anyio(item):
         raise pytest.UsageError(
-            f"{item.nodeid} runs on a loop of anyio's, where there is no `greenio_loop` and no `serve`: "
-            f"ask asyncio.get_running_loop() inside, and start servers in an async fixture"
+            f"{item.nodeid}: `greenio_loop` and `serve` are on asyncio's loop, or uvloop's, and this is run by anyio "
+            f"on another backend"
         )
     scoped = item.stash[_loop] = find_loop(request, item, loop_scope(item))
     return scoped.loop
@@ -396,6 +398,20 @@ def serve(request: pytest.FixtureRequest, greenio_loop: AbstractEventLoop) -> It
     servers = Serve(scoped)
     yield servers
     scoped.run(servers.stop())
+
+
+async def _greenio_loop(request: pytest.FixtureRequest) -> AbstractEventLoop:
+    return asyncio.get_running_loop()
+
+
+async def _serve(request: pytest.FixtureRequest, greenio_loop: AbstractEventLoop) -> AsyncIterator[Serve]:
+    servers = Serve(ScopedLoop(greenio_loop))
+    yield servers
+    await servers.stop()
+
+
+_OF_ANYIO: dict[str, Callable[..., Any]] = {"greenio_loop": _greenio_loop, "serve": _serve}
+"""What anyio drives in the place of these fixtures, where it runs the test."""
 
 
 @pytest.fixture

@@ -260,14 +260,59 @@ def test_sync_fixtures_of_a_green_async_test_of_pytest_asyncio(suite):
     result.assert_outcomes(passed=3)
 
 
+@KINDS
+def test_servers_on_the_loop_of_anyio(suite, test):
+    result = suite(
+        BACKEND
+        + """
+import requests
+
+monkey.patch_all()
+CALLS = []
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        while (await receive())["type"] != "lifespan.shutdown":
+            await send({"type": "lifespan.startup.complete"})
+        ENDED.append(asyncio.get_running_loop())
+        await send({"type": "lifespan.shutdown.complete"})
+        return
+    CALLS.append(asyncio.get_running_loop())
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": scope["path"].encode()})
+
+@pytest.fixture
+def page(serve, loop):
+    return serve(app) + "/page"  # a green fixture
+
+class Test:
+    TEST
+        assert greenio_loop is loop is get_loop()
+        url = serve.start(app)
+        url = WAIT
+        assert requests.get(url + "/1", timeout=5).text == "/1"
+        assert requests.get(page, timeout=5).text == "/page"
+        assert CALLS[-2:] == [loop] * 2
+
+def test_it_all_ended():
+    assert len(ENDED) == 4 and ENDED[0] is ENDED[1] and ENDED[2] is ENDED[3]
+""".replace("TEST", test.format(arguments="greenio_loop, loop, serve, page")).replace(
+            "WAIT", "await url" if "async def" in test else "await_(url)"
+        )
+    )
+    result.assert_outcomes(passed=3)
+
+
 def test_serve_says_where_it_does_not_serve(suite):
     result = suite(
         """
+        @pytest.fixture
+        def anyio_backend():
+            return "trio"
+
         @pytest.mark.greenio
         def test_served(anyio_backend, serve): ...
-        """,
-        "-k",
-        "asyncio",
+        """
     )
     result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines(["*UsageError: *runs on a loop of anyio's*start servers in an async fixture*"])
+    result.stdout.fnmatch_lines(["*UsageError: *on asyncio's loop, or uvloop's*another backend*"])
