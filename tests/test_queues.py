@@ -12,8 +12,9 @@ import time
 import pytest
 
 from conftest import finish, new_loop
-from greenio import monkey, spawn, to_greenlet
+from greenio import _core, monkey, spawn, to_greenlet
 from greenio._patches import _rows
+from greenio._sync import Row
 from waiting import turns, until, until_parked
 
 pytestmark = pytest.mark.usefixtures("patched")
@@ -109,6 +110,12 @@ def putter(shared):
 @pytest.fixture(params=TAKERS)
 def taken(request):
     return TAKERS[request.param]()
+
+
+def first_in_rows():
+    """List the loops of which a green waits, but not for its turn in a row."""
+    parked = [green for green in _core.greens() if green.host is not None and green.waiting]
+    return {green.host.loop for green in parked if not isinstance(green.what, Row)}
 
 
 class TestOrder:
@@ -232,9 +239,10 @@ class TestOrder:
                 waiting.append(asyncio.run_coroutine_threadsafe(want(name), loops[name.split()[0]]))
                 await until_parked(len(waiting))
             for number in range(len(names)):
+                awaited = {loops[name.split()[0]] for name in names[number:]}
+                await until(lambda awaited=awaited: first_in_rows() == awaited)
                 give()
                 await until(lambda number=number: len(served) > number)
-                await asyncio.sleep(0.01)  # so that whoever is the first of its row now waits for the condition
             await asyncio.gather(*map(asyncio.wrap_future, waiting))
             assert served == names
 
