@@ -15,7 +15,7 @@ import time
 import pytest
 
 from conftest import finish, new_loop
-from greenio import _original, await_, monkey, to_greenlet
+from greenio import _original, await_, monkey, run, to_greenlet
 from waiting import turns, until_parked
 
 
@@ -284,9 +284,9 @@ def test_where_several_are_parked_the_loop_gets_it(loop_kind, patched):
     assert len(ended) == 2
 
 
-@pytest.mark.parametrize("when", ["before the patch", "after"])
 @pytest.mark.native_tasks("a green task for each is one more")
-def test_what_native_code_has_set_reaches_the_green_if_the_loop_does_nothing_else(arun, when):
+@pytest.mark.parametrize("by", ["arun", "run"])
+def test_what_native_code_has_set_reaches_the_green_if_the_loop_does_nothing_else(arun, by, loop_kind):
     """A handler of the module's, as it is written for a program that waits in one place."""
 
     def body():
@@ -299,14 +299,45 @@ def test_what_native_code_has_set_reaches_the_green_if_the_loop_does_nothing_els
         threading.Timer(0.05, kill).start()
         return await to_greenlet(body)
 
-    if when == "before the patch":
-        signal.signal(signal.SIGUSR1, ring)
     with monkey.patched():
-        if when == "after":
-            signal.signal(signal.SIGUSR1, ring)
+        signal.signal(signal.SIGUSR1, ring)
         assert signal.getsignal(signal.SIGUSR1) is ring
-        assert arun(main) == "went on"
+        if by == "arun":
+            assert arun(main) == "went on"
+        else:
+            threading.Timer(0.05, kill).start()
+            assert run(body, loop_factory=lambda: new_loop(loop_kind)) == "went on"
     assert signal.getsignal(signal.SIGUSR1) is ring
+
+
+def test_what_is_set_again_as_the_interpreter_knows_it(patched):
+    """A library that bound `signal.getsignal` before the patch."""
+    signal.signal(signal.SIGUSR1, ring)
+    signal.signal(signal.SIGUSR1, _original.getsignal(signal.SIGUSR1))
+    assert signal.getsignal(signal.SIGUSR1) is ring
+
+
+def test_what_native_code_has_set_is_not_for_a_loop_that_does_not_run(loop_kind, patched):
+    still, loop = new_loop(loop_kind), new_loop(loop_kind)
+    signal.signal(signal.SIGUSR1, ring)
+
+    async def begin():
+        waiting = asyncio.ensure_future(to_greenlet(time.sleep, 0.2))
+        await until_parked()
+        return waiting
+
+    waiting = still.run_until_complete(begin())
+
+    async def main():
+        threading.Timer(0.05, kill).start()
+        await asyncio.sleep(0.1)
+
+    try:
+        assert outcome(loop, main) == [Alarm]
+        still.run_until_complete(waiting)
+    finally:
+        finish(loop)
+        finish(still)
 
 
 @pytest.mark.native_tasks("code of a task is green there, and interrupted itself")

@@ -19,6 +19,7 @@ import warnings
 import weakref
 
 import pytest
+from greenlet import getcurrent
 
 from conftest import KINDS, finish, new_loop
 from greenio import await_, monkey, spawn, timeout, to_greenlet
@@ -1289,3 +1290,99 @@ def test_a_signal_handler_at_every_instruction(arun, patched, kind, where):
         assert await asyncio.to_thread(lock.acquire, False)
 
     arun(main)
+
+
+class Interrupted:
+    """The native lock inside another, with what a handler or a finalizer does before or after a call of it."""
+
+    def __init__(self, lock, name, *, before=None, after=None):
+        self._native, self._hooks, self._name = lock._lock, [before, after], name
+        self._owner = lock
+        lock._lock = self
+
+    def __getattr__(self, name):
+        call = getattr(self._native, name)
+        if name != self._name:
+            return call
+
+        def interrupted(*args):
+            self._owner._lock = self._native  # once
+            before, after = self._hooks
+            if before is not None:
+                before()
+            found = call(*args)
+            if after is not None:
+                after()
+            return found
+
+        return interrupted
+
+
+class Stop(Exception):
+    pass
+
+
+def stop():
+    raise Stop
+
+
+class TestInterrupted:
+    """A handler or a finalizer comes in the midst of a call, and raises, or waits for something itself."""
+
+    @pytest.fixture(params=["Lock", "RLock"])
+    def make(self, request, patched):
+        return getattr(threading, request.param)
+
+    @pytest.mark.parametrize("where", ["green", "native"])
+    def test_raises_after_the_release(self, arun, make, where):
+        async def main():
+            lock = make()
+
+            def release():
+                lock.acquire()
+                time.sleep(0.01)
+                interrupted_release()
+                return getcurrent().locking
+
+            def interrupted_release():
+                Interrupted(lock, "release", after=stop)
+                with pytest.raises(Stop):
+                    lock.release()
+
+            def take():
+                with lock:
+                    time.sleep(0.001)
+                return "had it"
+
+            if where == "green":
+                releasing = spawn(release)
+                await turns()
+                waiting = spawn(take)
+                assert await releasing is None
+            else:
+                lock.acquire()
+                waiting = spawn(take)
+                await until_parked()
+                interrupted_release()
+            assert await asyncio.wait_for(waiting, 10) == "had it"
+
+        arun(main)
+
+    @pytest.mark.parametrize("side", ["before", "after"])
+    def test_parks_beside_the_native_acquire(self, arun, make, side):
+        async def main():
+            lock, inside, seen = make(), [], []
+
+            def work(name):
+                with lock:
+                    inside.append(name)
+                    seen.append(len(inside))
+                    time.sleep(0.005)
+                    inside.remove(name)
+
+            Interrupted(lock, "acquire", **{side: lambda: time.sleep(0.002)})
+            await asyncio.wait_for(asyncio.gather(*(to_greenlet(work, n) for n in range(3))), 10)
+            assert seen == [1, 1, 1]
+            assert not lock.locked()
+
+        arun(main)

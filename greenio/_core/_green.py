@@ -205,7 +205,7 @@ class Green(greenlet):
     host: Host
     identity: Identity | None
     leaf: greenlet
-    locking: object
+    locking: tuple[object, Any] | None
     operations: int
     outcome: Any
     task: AnyTask
@@ -455,8 +455,16 @@ def switch_out(green: Green, deadline: float | None) -> Wake:
         green.arm(deadline)
     green.operations = 0
     green.leaf = getcurrent()
-    green.waiting = True
-    wake = switch_home(green, PARKED)
+    try:
+        # One right after the other: a finalizer in between that parks would take the wake-up.
+        green.waiting = True
+        wake: Wake = green.parent.switch(PARKED)  # type: ignore[union-attr]
+    except GreenletExit:
+        raise
+    except BaseException as error:
+        wake = pass_on(green, None, error)
+    if green.waiting:
+        wake = pass_on(green, wake)
     if wake is READY or wake is TIMED_OUT:
         return wake
     try:

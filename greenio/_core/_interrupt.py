@@ -56,7 +56,8 @@ def _interrupted(*, if_alone: bool = False) -> Green | None:
     """
     current, thread = current_green(), thread_state()
     # A green at rest has no host; the class is another's in a forked child.
-    calls = [green for green in greens() if green.thread is thread and green.host is not None]
+    hosted = [green for green in greens() if green.thread is thread and green.host is not None]
+    calls = [green for green in hosted if green.host.loop.is_running()]
     programs = [green for green in calls if green.identity is not None and green.identity.hears_signals]
     if current is not None and (not programs or current in programs):
         return None

@@ -1,8 +1,8 @@
 """`signal.signal`: what a handler raises reaches the green code that it interrupts, though its thread waits in a loop.
 
 That of a handler which native code has set does so only where nothing else could be meant: the loop waits, and has no
-other task. The handlers of the interpreter and of asyncio stay as they are: what they raise comes out of whatever the
-main thread is in.
+other task. The handlers of the interpreter and of asyncio, and those that are older than the patch, stay as they are:
+what they raise comes out of whatever the main thread is in.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .._core import frame_of_parked, get_running_loop, hand_to_parked
 from ._socket_state import green_caller
 from ._table import like, patches
 
-__all__ = ["HANDLERS", "bare_handlers", "cover_handlers", "hear"]
+__all__ = ["HANDLERS", "bare_handlers", "hear"]
 
 
 class _Handler:
@@ -40,12 +40,15 @@ class _Handler:
 
 def _loop_waits(frame: FrameType | None) -> bool:
     """Tell whether a frame that was interrupted is that of a loop in its wait, and not of code that the loop runs."""
-    while frame is not None and str(frame.f_globals.get("__name__")).startswith(_SELECTORS):
+    while frame is not None and get_running_loop() is not None:
+        module = str(frame.f_globals.get("__name__"))
+        # What uvloop does has no frame: so it is that of a function which runs the loop, as asyncio's `Runner` does.
+        if module == "asyncio.base_events" or not _RUNS.isdisjoint(frame.f_code.co_names):
+            return True
+        if not module.startswith(_SELECTORS):
+            return False
         frame = frame.f_back
-    if frame is None or get_running_loop() is None:
-        return False
-    # What uvloop does has no frame: so it is that of a function which runs the loop, as asyncio's `Runner` does.
-    return frame.f_globals.get("__name__") == "asyncio.base_events" or not _RUNS.isdisjoint(frame.f_code.co_names)
+    return False
 
 
 _SELECTORS = ("greenio.", "selectors")
@@ -63,6 +66,7 @@ def _is_of_the_loop(handler: Any, module: str) -> bool:
 
 @like(_original.signal)
 def signal(signalnum: Any, handler: Any) -> Any:
+    handler = _bare(handler)
     if callable(handler):
         is_green = green_caller() is not None
         if is_green or not _is_of_the_loop(handler, str(sys._getframe(1).f_globals.get("__name__"))):
@@ -80,28 +84,13 @@ def hear(signum: int, handler: Any) -> None:
     _original.signal(signum, _Handler(handler, is_green=True))
 
 
-def cover_handlers(_: object) -> None:
-    """Have handlers that are older than the patch be as those that native code sets, where this thread may."""
-    for signum, handler in _handlers():
-        module = getattr(getattr(handler, "func", handler), "__module__", None)
-        if callable(handler) and handler.__class__ is not _Handler and not _is_of_the_loop(handler, str(module)):
-            _exchange(signum, _Handler(handler, is_green=False))
-
-
 def bare_handlers() -> None:
     """Give the interpreter the handlers themselves, where this thread may; elsewhere they go on as they are."""
-    for signum, handler in _handlers():
+    for signum in signal_module.valid_signals():
+        handler = _original.getsignal(signum)
         if handler.__class__ is _Handler:
-            _exchange(signum, handler.handler)
-
-
-def _handlers() -> list[tuple[int, Any]]:
-    return [(signum, _original.getsignal(signum)) for signum in signal_module.valid_signals()]
-
-
-def _exchange(signum: int, handler: Any) -> None:
-    with suppress(ValueError):  # not the main thread
-        _original.signal(signum, handler)
+            with suppress(ValueError):  # not the main thread
+                _original.signal(signum, handler.handler)
 
 
 HANDLERS = patches(signal_module, [signal, getsignal])

@@ -20,7 +20,7 @@ from typing import Any
 from .. import _original
 from .._core import Green, forget, park
 from .._sync import Lock, SimpleQueue
-from ._handlers import HANDLERS, bare_handlers, cover_handlers
+from ._handlers import HANDLERS, bare_handlers
 from ._signalfd import open_signalfd
 from ._socket_state import deadline_of, green_caller, take_turn
 from ._table import Group, like, patches
@@ -258,4 +258,4 @@ def _release(lock: Lock) -> None:
         lock.release()
 
 
-GROUP = Group("signal", (*patches(signal_module, _greens()), *HANDLERS), do=cover_handlers, undo=bare_handlers)
+GROUP = Group("signal", (*patches(signal_module, _greens()), *HANDLERS), undo=bare_handlers)

@@ -120,14 +120,18 @@ class Lock(_LockBase):
         if self._is_missed and self._lock.locked():
             self._pass_on()
             return
-        self._lock.release()
-        if self._waiters:
-            self._invite()
+        try:
+            self._lock.release()
+        finally:  # whatever a signal handler raises
+            if self._waiters:
+                self._invite()
 
     def _let_go(self) -> None:
-        self._lock.release()
-        if self._waiters:
-            self._invite()
+        try:
+            self._lock.release()
+        finally:
+            if self._waiters:
+                self._invite()
 
     def _receive(self) -> bool:
         return True  # nobody owns it
@@ -150,9 +154,11 @@ class Lock(_LockBase):
         if self._is_missed and self._lock.locked():
             self._pass_on()
             return
-        self._lock.release()
-        if self._waiters:
-            self._invite()
+        try:
+            self._lock.release()
+        finally:
+            if self._waiters:
+                self._invite()
 
     acquire_lock = acquire
     release_lock = release
@@ -193,7 +199,8 @@ class RLock(_LockBase):
     and whatever runs in other threads by the native lock.
 
     A green takes both, one after the other, and a signal handler or a finalizer may come between the two, as the same
-    green. It finds that `locking` names the lock, and takes the native one once more; so it never waits for itself.
+    green. It finds that `locking` names the lock, and takes the native one once more; so it never waits for itself. It
+    may also park there, and let another green pass: hence a second look at `_hold`.
     """
 
     __slots__ = ("_hold", "_lock")
@@ -229,7 +236,7 @@ class RLock(_LockBase):
             if me.parent is None:
                 if self._lock.acquire(False):
                     return True
-            elif me.__class__ is Green and not self._waiters and me.locking is not self and self._attempt_for(me):
+            elif me.__class__ is Green and not self._waiters and me.locking is None and self._attempt_for(me):
                 return True
         return self._acquire_slowly(blocking, timeout)
 
@@ -247,13 +254,22 @@ class RLock(_LockBase):
             return True
         if me.__class__ is not Green:
             return (hold is None and self._lock.acquire(False)) or self._take(blocking, timeout)
-        if me.locking is self and self._lock.acquire(False):
+        if hold is None and self._is_locked_by(me) and self._lock.acquire(False):
             self._hold = [me, 1]
             return True
         waits = blocking and timeout != 0
         if not (waits and self._waiters) and self._attempt_for(me):
             return True
         return waits and self._wait(me, None if timeout == -1 else timeout) is True
+
+    def _is_locked_by(self, green: Green) -> bool:
+        """Tell whether a green is in the midst of taking this lock, or of letting it go, below the caller."""
+        locking = green.locking
+        while locking is not None:
+            if locking[0] is self:
+                return True
+            locking = locking[1]
+        return False
 
     def _take(self, blocking: bool, timeout: float) -> bool:
         """Acquire the native lock, as native code does."""
@@ -277,14 +293,17 @@ class RLock(_LockBase):
             return False  # another green has it, or native code of the thread
         hold = [green, 1]
         outer = green.locking
-        green.locking = self
+        green.locking = self, outer
         try:
             if not lock.acquire(False):
+                return False
+            if self._hold is not None:  # another green's
+                lock.release()
                 return False
             self._hold = hold
             return True
         except BaseException:  # a signal handler's
-            if self._hold is not hold and lock._is_owned():
+            if self._hold is None and lock._is_owned():
                 lock.release()
             raise
         finally:
@@ -299,18 +318,22 @@ class RLock(_LockBase):
         Raises:
             RuntimeError: It is not the caller's.
         """
-        if self._hold is None and not self._is_missed and getcurrent().__class__ is not Green:
-            self._lock.release()
-            if self._waiters and not self._lock._is_owned():
-                self._invite()
+        if self._hold is None and not self._is_missed and getcurrent().parent is None:
+            try:
+                self._lock.release()
+            finally:
+                if self._waiters and not self._lock._is_owned():
+                    self._invite()
         else:
             self._release_slowly()
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        if self._hold is None and not self._is_missed and getcurrent().__class__ is not Green:
-            self._lock.release()
-            if self._waiters and not self._lock._is_owned():
-                self._invite()
+        if self._hold is None and not self._is_missed and getcurrent().parent is None:
+            try:
+                self._lock.release()
+            finally:
+                if self._waiters and not self._lock._is_owned():
+                    self._invite()
         else:
             self._release_slowly()
 
@@ -344,14 +367,23 @@ class RLock(_LockBase):
         else:
             green = hold[0]
             outer = green.locking
-            green.locking = self
+            green.locking = self, outer
             try:
                 self._hold = None
             finally:
-                self._lock.release()
-                green.locking = outer
+                try:
+                    self._lock.release()
+                finally:
+                    green.locking = outer
+                    if self._waiters:
+                        self._invite()
+            return
         if self._waiters:
             self._invite()
+
+    def _is_held_once(self) -> bool:
+        hold = self._hold  # a signal handler may have taken it again, in the thread that offers it
+        return (self._native_hold()[1] if hold is None else hold[1]) == 1
 
     def _receive(self) -> bool:
         self._hold = None

@@ -76,9 +76,10 @@ def take_in_turn(
     if row is None:
         row = rows[key] = Row(f"{type(shared).__name__} at {id(shared):#x}")
     deadline = None if timeout is None else host.clock() + timeout
+    outer = green.ticket
     row._length += 1
-    outer, green.ticket = green.ticket, next(_tickets)
     try:
+        green.ticket = next(_tickets)
         if not row.acquire(True, -1 if timeout is None else timeout):
             return NOTHING
         try:

@@ -43,9 +43,10 @@ _PATIENCE = 0.01
 class _Offer:
     """A lock that its holder keeps until another thread has accepted it."""
 
-    __slots__ = ("_answer", "_open")
+    __slots__ = ("_answer", "_open", "declined")
 
     def __init__(self) -> None:
+        self.declined = False
         self._open = [True]
         self._answer = _original.allocate_lock()
         self._answer.acquire()
@@ -182,6 +183,9 @@ class Shared:
                     return found
                 if waiter.missed:
                     self._note_miss()
+                if waiter.invited:  # while a signal handler or a finalizer was parked here
+                    waiter.answer_invitation()
+                    continue
                 green.what = self
                 waiter.parked = True
                 wake = park(green, deadline)
@@ -229,7 +233,7 @@ class Shared:
             return False
         if not answered:
             offer.wait()  # it is accepting at this moment
-        return True
+        return not offer.declined
 
     def _accept(self, waiter: _Waiter) -> bool:
         """Take the lock that is offered to a waiter, if one is."""
@@ -238,13 +242,20 @@ class Shared:
             return False
         waiter.offer = None
         try:
-            return offer.close() and self._receive()
+            if not offer.close():
+                return False
+            offer.declined = not self._is_held_once()
+            return not offer.declined and self._receive()
         finally:
             offer.answer()
 
     def _let_go(self) -> None:
         """Release the lock, and invite who waits for it."""
         raise NotImplementedError
+
+    def _is_held_once(self) -> bool:
+        """Tell whether a lock that is offered is all its holder's to give away."""
+        return True
 
     def _receive(self) -> bool:
         """Take over the lock, which has not been released; False if somebody was quicker after all."""
