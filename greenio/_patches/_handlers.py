@@ -31,10 +31,11 @@ class _Handler:
         self.is_green = is_green
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
+        waits = _loop_waits(frame)
         try:
-            self.handler(signum, (frame_of_parked() or frame) if self.is_green else frame)
+            self.handler(signum, (frame_of_parked() or frame) if waits and self.is_green else frame)
         except BaseException as error:
-            if not (self.is_green or _loop_waits(frame)) or not hand_to_parked(error, if_alone=not self.is_green):
+            if not (self.is_green or waits) or not hand_to_parked(error, if_alone=not self.is_green):
                 raise
 
 
