@@ -133,8 +133,8 @@ class Lock(_LockBase):
             if self._waiters:
                 self._invite()
 
-    def _receive(self) -> bool:
-        return True  # nobody owns it
+    def _receive(self) -> None:
+        pass  # nobody owns it
 
     def locked(self) -> bool:
         """Tell whether the lock is held. Never parks."""
@@ -273,8 +273,16 @@ class RLock(_LockBase):
 
     def _take(self, blocking: bool, timeout: float) -> bool:
         """Acquire the native lock, as native code does."""
-        if self._hold is None or not self._lock._is_owned():
-            return self._lock.acquire(blocking, timeout)  # type: ignore[no-any-return]
+        deadline = _original.monotonic() + timeout if timeout > 0 else None
+        while self._hold is None or not self._lock._is_owned():
+            lock = self._lock
+            if not lock.acquire(blocking, timeout):
+                return False
+            if lock is self._lock:
+                return True
+            lock.release()  # the one inside has been replaced meanwhile
+            if deadline is not None:
+                timeout = max(deadline - _original.monotonic(), 0)
         if not blocking or timeout == 0:
             return False
         if timeout == -1:
@@ -297,7 +305,7 @@ class RLock(_LockBase):
         try:
             if not lock.acquire(False):
                 return False
-            if self._hold is not None:  # another green's
+            if self._hold is not None or lock is not self._lock:  # another green's; or replaced, and so held
                 lock.release()
                 return False
             self._hold = hold
@@ -385,10 +393,14 @@ class RLock(_LockBase):
         hold = self._hold  # a signal handler may have taken it again, in the thread that offers it
         return (self._native_hold()[1] if hold is None else hold[1]) == 1
 
-    def _receive(self) -> bool:
-        self._hold = None
-        self._lock._release_save()  # whichever thread has it
-        return self._attempt() is True
+    def _receive(self) -> None:
+        # The native lock inside cannot be handed from thread to thread, and whoever waits for it would be quicker than
+        # a green that takes it when it is let go. So another takes its place, which this thread has already.
+        replaced, lock = self._lock, _original.RLock()
+        lock.acquire()
+        self._hold = [identity(), 1]
+        self._lock = lock
+        replaced._release_save()  # whichever thread has it
 
     def _native_hold(self) -> tuple[int, int]:
         """Tell what only its repr tells of a native lock: the thread that has it, and how often."""

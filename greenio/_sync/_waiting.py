@@ -244,8 +244,11 @@ class Shared:
         try:
             if not offer.close():
                 return False
-            offer.declined = not self._is_held_once()
-            return not offer.declined and self._receive()
+            if not self._is_held_once():
+                offer.declined = True
+                return False
+            self._receive()
+            return True
         finally:
             offer.answer()
 
@@ -257,8 +260,8 @@ class Shared:
         """Tell whether a lock that is offered is all its holder's to give away."""
         return True
 
-    def _receive(self) -> bool:
-        """Take over the lock, which has not been released; False if somebody was quicker after all."""
+    def _receive(self) -> None:
+        """Take over the lock, which has not been released."""
         raise NotImplementedError
 
 
