@@ -1296,23 +1296,25 @@ class Interrupted:
     """The native lock inside another, with what a handler or a finalizer does before or after a call of it."""
 
     def __init__(self, lock, name, *, before=None, after=None):
-        self._native, self._hooks, self._name = lock._lock, [before, after], name
-        self._owner = lock
+        self._native, self._name = lock._lock, name
+        self._before, self._after = before, after
         lock._lock = self
+
+    def __repr__(self):
+        return repr(self._native)
 
     def __getattr__(self, name):
         call = getattr(self._native, name)
         if name != self._name:
             return call
+        self._name = None  # once
 
         def interrupted(*args):
-            self._owner._lock = self._native  # once
-            before, after = self._hooks
-            if before is not None:
-                before()
+            if self._before is not None:
+                self._before()
             found = call(*args)
-            if after is not None:
-                after()
+            if self._after is not None:
+                self._after()
             return found
 
         return interrupted
