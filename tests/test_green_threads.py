@@ -160,6 +160,31 @@ class TestLikeAnyThread:
 
         arun(main)
 
+    def test_excepthook_of_what_is_no_exception(self, arun, monkeypatch):
+        """As natively, also for a CancelledError that nobody has asked for by cancelling the task."""
+
+        class Odd(BaseException):
+            pass
+
+        async def main():
+            seen = []
+            monkeypatch.setattr(threading, "excepthook", lambda args: seen.append(args.exc_type))
+
+            def fail(error):
+                raise error
+
+            def work():
+                for kind in (Odd, GeneratorExit, asyncio.CancelledError):
+                    thread = threading.Thread(target=fail, args=(kind(),))
+                    thread.start()
+                    thread.join(10)
+                    assert is_green(thread)
+
+            await to_greenlet(work)
+            assert seen == [Odd, GeneratorExit, asyncio.CancelledError]
+
+        arun(main)
+
     def test_timer(self, arun):
         async def main():
             def work():

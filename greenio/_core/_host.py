@@ -136,6 +136,7 @@ class Host:
             # It runs, or a callback that will resume it is due: a second resume would end up in somebody else's call.
             call.cancel(message)
             return
+        green.cancels += 1
         call.relaying = False  # its task will not be stepped for it any more
         restore = self._show_idle()
         try:

@@ -11,7 +11,7 @@ from asyncio import CancelledError
 from contextvars import Context
 from types import FrameType
 
-from .._core import Green, current_green, spawn
+from .._core import Green, GreenletExit, current_green, spawn
 from .._sync import GreenIdentity
 from ._identity import is_of_the_thread
 from ._table import Group, Patch
@@ -59,11 +59,16 @@ def _run(thread: threading.Thread, identity: GreenIdentity) -> None:
     green = current_green()
     assert green is not None
     green.identity = identity
+    cancels = green.cancels
     try:
         thread.run()
-    except (CancelledError, SystemExit):
-        pass  # the loop is coming to its end; or the thread has left
-    except Exception:
+    except SystemExit:
+        pass  # the thread has left
+    except (GreenletExit, KeyboardInterrupt):
+        raise  # Ctrl-C comes to whichever code the main thread runs, and is meant for the program
+    except BaseException as error:
+        if isinstance(error, CancelledError) and green.cancels != cancels:
+            return  # the loop is coming to its end
         thread._invoke_excepthook(thread)  # type: ignore[attr-defined]  # `threading.excepthook`, with care for its errors
 
 
