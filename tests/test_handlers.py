@@ -166,7 +166,7 @@ def test_a_handler_is_given_the_frame_that_is_parked(arun, patched, wait):
     async def main():
         task = asyncio.ensure_future(to_greenlet(body))
         await until_parked()
-        await asyncio.to_thread(kill)
+        threading.Timer(0.05, kill).start()
         await task
 
     arun(main)

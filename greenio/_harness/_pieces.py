@@ -272,24 +272,30 @@ def _is_idle(frame: FrameType | None) -> bool:
     return False
 
 
+def _bare(handler: Any) -> Any:
+    """Look up a handler of SIGALRM without what the patch puts around it."""
+    return handler.__wrapped__ if type(handler).__module__.startswith("greenio.") else handler
+
+
 class _Alarm:
     """Stands before the handler of SIGALRM for the time of a piece."""
 
     def __init__(self, piece: _Piece) -> None:
         self._piece = piece
         self._handler: Any = None
+        self._before: Any = None
 
     def __enter__(self) -> None:
         handler = _original.getsignal(signal.SIGALRM)
         if callable(handler):
             with contextlib.suppress(ValueError):  # not the main thread
-                _original.signal(signal.SIGALRM, self)
-                self._handler = handler
+                self._before = _original.signal(signal.SIGALRM, self)
+                self._handler = _bare(handler)
 
     def __exit__(self, *_: object) -> None:
         current: object = _original.getsignal(signal.SIGALRM)
         if self._handler is not None and current is self:
-            _original.signal(signal.SIGALRM, self._handler)
+            _original.signal(signal.SIGALRM, self._before)
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
         __tracebackhide__ = True

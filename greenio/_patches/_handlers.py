@@ -24,16 +24,16 @@ __all__ = ["HANDLERS", "bare_handlers", "hear"]
 class _Handler:
     """A handler as the interpreter knows it."""
 
-    __slots__ = ("handler", "is_green")
+    __slots__ = ("__wrapped__", "is_green")
 
     def __init__(self, handler: Any, *, is_green: bool) -> None:
-        self.handler = handler
+        self.__wrapped__ = handler
         self.is_green = is_green
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
         waits = _loop_waits(frame)
         try:
-            self.handler(signum, (frame_of_parked() or frame) if waits and self.is_green else frame)
+            self.__wrapped__(signum, (frame_of_parked() or frame) if waits and self.is_green else frame)
         except BaseException as error:
             if not (self.is_green or waits) or not hand_to_parked(error, if_alone=not self.is_green):
                 raise
@@ -57,7 +57,7 @@ _RUNS = frozenset({"run_forever", "run_until_complete"})
 
 
 def _bare(handler: Any) -> Any:
-    return handler.handler if handler.__class__ is _Handler else handler
+    return handler.__wrapped__ if handler.__class__ is _Handler else handler
 
 
 def _is_of_the_loop(handler: Any, module: str) -> bool:
@@ -91,7 +91,7 @@ def bare_handlers() -> None:
         handler = _original.getsignal(signum)
         if handler.__class__ is _Handler:
             with suppress(ValueError):  # not the main thread
-                _original.signal(signum, handler.handler)
+                _original.signal(signum, handler.__wrapped__)
 
 
 HANDLERS = patches(signal_module, [signal, getsignal])
