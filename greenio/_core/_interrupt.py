@@ -14,6 +14,7 @@ from types import FrameType
 
 from ._asyncio import AnyTask
 from ._green import Green, current_green, greens, resume, thread_state
+from ._look import frames_of
 
 __all__ = ["frame_of_parked", "hand_to_parked"]
 
@@ -41,10 +42,8 @@ def hand_to_parked(error: BaseException, *, if_alone: bool = False) -> bool:
 def frame_of_parked() -> FrameType | None:
     """Look up the frame in which the only call of this thread is parked, if there is such a call. Never parks."""
     green = _interrupted()
-    frame = None if green is None else green.leaf.gr_frame
-    while frame is not None and str(frame.f_globals.get("__name__")).startswith("greenio."):
-        frame = frame.f_back
-    return frame
+    frames = [] if green is None else frames_of(green)
+    return next((each for each in frames if not str(each.f_globals.get("__name__")).startswith("greenio.")), None)
 
 
 def _interrupted(*, if_alone: bool = False) -> Green | None:

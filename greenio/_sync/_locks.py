@@ -370,24 +370,25 @@ class RLock(_LockBase):
 
     def _let_go(self) -> None:
         hold = self._hold
-        if hold is None:
-            self._lock._release_save()
-        else:
-            green = hold[0]
-            outer = green.locking
-            green.locking = self, outer
+        try:
+            if hold is None:
+                self._lock._release_save()
+            else:
+                self._let_go_of(hold[0])
+        finally:  # whatever a signal handler raises
+            if self._waiters:
+                self._invite()
+
+    def _let_go_of(self, green: Green) -> None:
+        outer = green.locking
+        green.locking = self, outer
+        try:
+            self._hold = None
+        finally:
             try:
-                self._hold = None
+                self._lock.release()
             finally:
-                try:
-                    self._lock.release()
-                finally:
-                    green.locking = outer
-                    if self._waiters:
-                        self._invite()
-            return
-        if self._waiters:
-            self._invite()
+                green.locking = outer
 
     def _is_held_once(self) -> bool:
         hold = self._hold  # a signal handler may have taken it again, in the thread that offers it

@@ -22,8 +22,8 @@ __all__ = ["Deadlock", "LockWait", "deadlocks"]
 Waiter: TypeAlias = "Green | int"
 
 _LOCKS = frozenset({"greenio._sync._locks", "greenio._sync._old"})
-_WAITS = frozenset({"_take"})
-"""Functions of those modules in which a native thread waits for its `self`."""
+_WAITS = "_take"
+"""The functions of those modules in which a native thread waits for its `self`."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def _awaited_by(thread_id: int) -> Iterator[Any]:
     """Find the lock that native code of a thread waits for, by its innermost frames."""
     frame = sys._current_frames().get(thread_id)
     while frame is not None and module_of(frame).startswith("greenio."):
-        if module_of(frame) in _LOCKS and frame.f_code.co_name in _WAITS:
+        if module_of(frame) in _LOCKS and frame.f_code.co_name == _WAITS:
             yield frame.f_locals["self"]
             return
         frame = frame.f_back
