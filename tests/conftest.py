@@ -134,8 +134,9 @@ Run = Callable[[Callable[[], Awaitable[Any]]], Any]
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Have a test run once for every kind of loop."""
-    if "loop_kind" in metafunc.fixturenames:
-        mark = metafunc.definition.get_closest_marker
+    mark = metafunc.definition.get_closest_marker
+    chosen = [each for each in metafunc.definition.iter_markers("parametrize") if each.args[0] == "loop_kind"]
+    if "loop_kind" in metafunc.fixturenames and not chosen:
         green = mark("green_tasks") and not mark("native_tasks") and not _TASK_FACTORY
         metafunc.parametrize("loop_kind", [*KINDS, GREEN] if green else KINDS, indirect=True)
 

@@ -29,9 +29,9 @@ from ._asyncio import (
     set_hooks,
     set_running_loop,
 )
-from ._green import READY, Green, current_green, park, relay, relays, resume, switch_out
+from ._green import READY, Green, current_green, park, relay, relays, resume_if_waiting, switch_out
 
-__all__ = ["await_", "drive", "resume_if_waiting", "show_host", "trim", "yield_once"]
+__all__ = ["await_", "drive", "show_host", "trim", "yield_once"]
 
 T = TypeVar("T")
 
@@ -136,32 +136,46 @@ def _throw(steps: Any, error: BaseException) -> Any:
 def _wait_for(green: Green, yielded: Any) -> BaseException | None:
     """Park until what a step yielded is done; return what is to be thrown into the next step."""
     host, task = green.host, green.task
-    turn: Handle | None = None
-    relayed = relays(green)
     blocking = getattr(yielded, "_asyncio_future_blocking", None)
     if blocking is None:
         if yielded is not None:
             return RuntimeError(f"await_() got a bad yield: {yielded!r}")
-        if not relayed:
-            turn = host.loop.call_soon(resume_if_waiting, green, context=Context())
     elif not blocking:
         return RuntimeError(f"yield was used instead of yield from with {yielded!r}")
     elif yielded.get_loop() is not host.loop:
         return RuntimeError(f"await_() got {yielded!r}, which is attached to a different loop than {host.loop!r}")
-    elif not relayed:
+    green.what = yielded
+    while True:
+        green.leaf = None
+        if relays(green):
+            leave_task(host.loop, task)
+            try:
+                wake = relay(green, yielded)
+            finally:
+                enter_task(host.loop, task)
+            if wake is not READY:
+                return cast(BaseException, wake)
+        else:
+            error = _park_until_done(green, yielded)
+            if error is not None:
+                return error
+        if yielded is None or yielded.done():
+            return green.take_cancellation() if green.cancellation is not None else None
+
+
+def _park_until_done(green: Green, yielded: Any) -> BaseException | None:
+    """Park until the Future that a step yielded wakes the green; return what was raised instead."""
+    host, task = green.host, green.task
+    turn: Handle | None = None
+    if yielded is None:
+        turn = host.loop.call_soon(resume_if_waiting, green, context=Context())
+    else:
         yielded._asyncio_future_blocking = False
         yielded.add_done_callback(green.on_done)
         green.awaited = yielded
         if green.cancellation is not None and yielded.cancel():
             green.cancellation = None
-    green.what = yielded
     leave_task(host.loop, task)
-    if relayed:
-        try:
-            wake = relay(green, yielded)
-        finally:
-            enter_task(host.loop, task)
-        return None if wake is READY else cast(BaseException, wake)
     try:
         switch_out(green, None)
     except BaseException as error:
@@ -173,7 +187,7 @@ def _wait_for(green: Green, yielded: Any) -> BaseException | None:
     finally:
         green.awaited = None
         enter_task(host.loop, task)
-    return green.take_cancellation() if green.cancellation is not None else None
+    return None
 
 
 def show_host(green: Green) -> Callable[[], None] | None:
@@ -194,9 +208,9 @@ def show_host(green: Green) -> Callable[[], None] | None:
         if inner is not None and task is not None:
             leave_task(inner, task)
     visible = green.visible
-    green.visible = True
+    set_hooks(*host.hooks)  # the first, for a finalizer that parks before the rest is done: see `park`
     set_running_loop(host.loop)
-    set_hooks(*host.hooks)
+    green.visible = True
     enter_task(host.loop, green.task)
     return partial(_show, green, visible, inner, task, hooks)
 
@@ -213,6 +227,7 @@ def _show(green: Green, visible: bool, loop: AbstractEventLoop | None, task: Any
 def yield_once(green: Green) -> None:
     """Let every other callback that is ready have its turn. Parks."""
     green.what = "sleep(0)"
+    green.leaf = None
     if relays(green) and get_hooks()[0] is None:
         wake = relay(green, None)
         if wake is READY:
@@ -227,10 +242,3 @@ def yield_once(green: Green) -> None:
     except BaseException:
         turn.cancel()  # or it would wake a later park
         raise
-
-
-def resume_if_waiting(green: Green) -> None:
-    """Wake a green that yielded, unless it was cancelled first."""
-    if green.waiting:
-        green.waiting = False
-        resume(green, READY)

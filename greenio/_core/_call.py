@@ -43,6 +43,7 @@ from ._green import (
     new_green,
     pass_on_at_rest,
     resume,
+    rouse,
     take_call,
     thread_state,
 )
@@ -382,7 +383,8 @@ def relay_on(call: Call, task: AnyTask) -> Generator[Any, None, None]:
     while outcome is RELAYED:
         wake: Wake = READY
         try:
-            yield green.awaited
+            if green.waiting:  # not if something else has parked in the last moment; see `_green`
+                yield green.awaited
         except GeneratorExit:
             call.relaying = False
             raise
@@ -400,7 +402,7 @@ def relay_on(call: Call, task: AnyTask) -> Generator[Any, None, None]:
             set_running_loop(None)
             set_hooks(*NO_HOOKS)
         try:
-            outcome = green.leaf.switch(wake)
+            outcome = green.leaf.switch(wake)  # type: ignore[union-attr]
         finally:
             wake = None
             thread.active = active
@@ -411,6 +413,8 @@ def relay_on(call: Call, task: AnyTask) -> Generator[Any, None, None]:
     call.relaying = False
     if outcome is ENDED:
         take_call(green)
+    elif not green.waiting:
+        rouse(green)
 
 
 def cancel_again(task: AnyTask, error: CancelledError) -> None:

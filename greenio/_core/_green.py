@@ -9,6 +9,14 @@ is in one of three states:
 * *parked*: it gave the thread back in `park` and nothing has claimed it yet. `waiting` is True.
 * *claimed*: a waker set `waiting` to False and will resume it, at once or by a callback it scheduled.
 
+**A wake-up is a hint.** A finalizer or a signal handler runs wherever green code does, in the very midst of a park too,
+and may park itself: it then gets the wake-up that was meant for the outer one. So whoever is about to tell a waker of
+its green sets `leaf` to None before; if it is set again when the green is about to switch out, something has parked
+since, and the park ends at once. `waiting` is set before that last look, and nothing that could run other code comes
+after it, but for signal handlers on CPython 3.10 and for trace functions. If one of those parks, who gets the thread
+finds a green that has parked and is not waiting, and has it woken. So all who park look for what they wait for when
+they wake, and park again if it is not there.
+
 **The first waker wins.** Readiness, a timer, a lock, a cancellation: whoever turns `waiting` from True to False owns
 the one and only resume of that park. Everybody else must see False and go on to the next waiter. All claims happen in
 the thread of the host loop, so that no lock is needed; wakers elsewhere come through `call_soon_threadsafe`. A
@@ -78,6 +86,7 @@ __all__ = [
     "ThreadState",
     "Wake",
     "current_green",
+    "disturbed",
     "getcurrent",
     "greenlet",
     "greens",
@@ -89,7 +98,8 @@ __all__ = [
     "relays",
     "resume",
     "resume_each",
-    "switch_home",
+    "resume_if_waiting",
+    "rouse",
     "switch_out",
     "take_call",
     "thread_state",
@@ -110,7 +120,9 @@ class _Marker:
 
 
 ENDED: Final = _Marker("ENDED")
-PARKED: Final = _Marker("PARKED")
+PARKED: Final = ()
+"""What a switch without arguments hands over: those would be allocated, and the collector may run at that."""
+
 RELAYED: Final = _Marker("RELAYED")
 READY: Final = _Marker("READY")
 TIMED_OUT: Final = _Marker("TIMED_OUT")
@@ -204,7 +216,7 @@ class Green(greenlet):
     error: BaseException | None  # type: ignore[assignment]  # hides greenlet.error, an exception class
     host: Host
     identity: Identity | None
-    leaf: greenlet
+    leaf: greenlet | None
     locking: tuple[object, Any] | None
     operations: int
     outcome: Any
@@ -235,17 +247,20 @@ class Green(greenlet):
         A timer that is early costs one callback; one that is moved costs two heap operations. So an armed timer stays
         through the parks that follow, and a conversation of many short waits with a timeout touches the heap once.
         """
-        if self.timer is not None:
+        timer = self.timer
+        if timer is not None:
             if self.timer_when <= deadline:
                 return
-            self.timer.cancel()
+            self.timer = None  # before all else: what parks in between must not rely on it
+            timer.cancel()
         self.timer_when = deadline
         self.timer = self.host.call_at(deadline, self.on_timer)
 
     def disarm(self) -> None:
         """Take the timer off the loop."""
-        self.timer.cancel()
-        self.timer = None
+        timer, self.timer = self.timer, None
+        if timer is not None:
+            timer.cancel()
 
     def on_done(self, future: Future[Any]) -> None:
         """Wake the park that awaits `future`; one that has gone on already is left alone."""
@@ -346,17 +361,6 @@ def current_green() -> Green | None:
     return None
 
 
-def switch_home(green: Green, message: object) -> Wake:
-    """Switch to whoever resumed `green`; come back when a waker, who has claimed it, switches here."""
-    try:
-        wake: Wake = green.parent.switch(message)  # type: ignore[union-attr]
-    except GreenletExit:
-        raise
-    except BaseException as error:
-        wake = pass_on(green, None, error)
-    return pass_on(green, wake) if green.waiting else wake
-
-
 def pass_on(green: Green, value: object, error: BaseException | None = None) -> Wake:
     """Pass on what was not meant for a parked green, until a waker comes.
 
@@ -411,16 +415,29 @@ _CAN_RELAY = hasattr(Task, "uncancel")
 def relay(green: Green, awaited: Any) -> Wake:
     """Park until the host task has done waiting for `awaited`, a Future or None for one turn of the loop.
 
+    Args:
+        green: The caller's own green. The caller has set its `leaf` to None.
+        awaited: What the task is to wait for.
+
     Returns:
-        READY, or the exception that the task was to throw.
+        READY, which is a hint, or the exception that the task was to throw.
     """
-    green.awaited = awaited
     green.deadline = None
     green.operations = 0
-    green.leaf = getcurrent()
+    leaf = getcurrent()
     green.waiting = True
+    if green.leaf is not None:
+        return disturbed(green)
+    green.leaf = leaf
+    green.awaited = awaited
     try:
-        return switch_home(green, RELAYED)
+        try:
+            wake: Wake = green.parent.switch(RELAYED)  # type: ignore[union-attr]
+        except GreenletExit:
+            raise
+        except BaseException as error:
+            wake = pass_on(green, None, error)
+        return pass_on(green, wake) if green.waiting else wake
     finally:
         green.awaited = None
 
@@ -429,11 +446,11 @@ def park(green: Green, deadline: float | None = None) -> Wake:
     """Give the thread back to whoever resumed `green`, until a waker resumes it.
 
     Args:
-        green: The caller's own green.
+        green: The caller's own green. The caller has set its `leaf` to None, before it told any waker.
         deadline: When to give up waiting, on the host's clock, in seconds; None waits for ever.
 
     Returns:
-        READY, or TIMED_OUT.
+        READY, which is a hint, or TIMED_OUT.
 
     Raises:
         BaseException: What the waker passed: CancelledError, or an OSError when the descriptor was closed.
@@ -454,11 +471,13 @@ def switch_out(green: Green, deadline: float | None) -> Wake:
     if deadline is not None:
         green.arm(deadline)
     green.operations = 0
-    green.leaf = getcurrent()
+    leaf = getcurrent()
+    green.waiting = True
+    if green.leaf is not None:
+        return disturbed(green)
+    green.leaf = leaf
     try:
-        # One right after the other: a finalizer in between that parks would take the wake-up.
-        green.waiting = True
-        wake: Wake = green.parent.switch(PARKED)  # type: ignore[union-attr]
+        wake: Wake = green.parent.switch()  # type: ignore[union-attr]
     except GreenletExit:
         raise
     except BaseException as error:
@@ -471,6 +490,13 @@ def switch_out(green: Green, deadline: float | None) -> Wake:
         raise cast(BaseException, wake)
     finally:
         del wake
+
+
+def disturbed(green: Green) -> Wake:
+    """End a park before its switch: something else has parked since the caller set `leaf` to None."""
+    green.waiting = False
+    green.disarm()  # the timer may have fired before it was noted
+    return READY
 
 
 def _park_inside(green: Green, hooks: Hooks, deadline: float | None) -> Wake:
@@ -510,14 +536,31 @@ def resume(green: Green, wake: Wake) -> None:
         set_running_loop(None)
         set_hooks(*NO_HOOKS)
     try:
-        outcome = green.leaf.switch(wake)
+        outcome = green.leaf.switch(wake)  # type: ignore[union-attr]
     finally:
         thread.active = outer
         if not green.visible:
             set_running_loop(host.loop)
             set_hooks(*host.hooks)
-    if outcome is not PARKED:
-        take_call(green).wake()
+    if not green.waiting:
+        if outcome is PARKED or outcome is RELAYED:
+            rouse(green)
+        else:
+            take_call(green).wake()
+
+
+def rouse(green: Green) -> None:
+    """Wake a green that has just parked, and whose wake-up something else may have got that parked in between."""
+    if green.__class__ is Green and not green.call.due:  # type: ignore[union-attr]  # it has parked before
+        green.waiting = True
+        green.host.loop.call_soon(resume_if_waiting, green, context=Context())
+
+
+def resume_if_waiting(green: Green) -> None:
+    """Wake a green that yielded, unless it was cancelled first."""
+    if green.waiting:
+        green.waiting = False
+        resume(green, READY)
 
 
 def take_call(green: Green) -> Call:
@@ -525,7 +568,7 @@ def take_call(green: Green) -> Call:
     call = green.call
     assert call is not None
     # `leaf` too: most often it is the green itself, and the collector does not look into a suspended greenlet.
-    green.call = green.gr_context = green.leaf = None  # type: ignore[assignment]
+    green.call = green.gr_context = green.leaf = None
     if green.visible:
         call.keep(green)
     return call
@@ -553,12 +596,15 @@ def resume_each(host: Host, greens: list[Green]) -> None:
                 set_hooks(*host.hooks)
             thread.active = green
             green.parent = outer
-            outcome = green.leaf.switch(READY)
+            outcome = green.leaf.switch(READY)  # type: ignore[union-attr]
             if green.visible:
                 set_running_loop(None)
                 set_hooks(*NO_HOOKS)
-            if outcome is not PARKED:
-                ended.append(take_call(green))
+            if not green.waiting:
+                if outcome is PARKED or outcome is RELAYED:
+                    rouse(green)
+                else:
+                    ended.append(take_call(green))
     finally:
         thread.active = active
         set_running_loop(host.loop)

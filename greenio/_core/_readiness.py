@@ -32,12 +32,12 @@ from typing import Any, Final, Protocol
 from .. import _original
 from ._asyncio import get_hooks
 from ._green import (
-    PARKED,
     READY,
     TIMED_OUT,
     Green,
     GreenletExit,
     current_green,
+    disturbed,
     getcurrent,
     park,
     pass_on,
@@ -121,6 +121,7 @@ class Side:
             OSError: EBADF if the descriptor was closed, here or by another greenlet or thread.
             CancelledError: The host task was cancelled.
         """
+        green.leaf = None
         if not self.armed and not self.watch.arm(self):
             return True
         waiters = self.waiters
@@ -134,9 +135,13 @@ class Side:
             if deadline is not None:
                 green.arm(deadline)
             green.operations = 0
-            green.leaf = getcurrent()
+            leaf = getcurrent()
             green.waiting = True
-            wake = green.parent.switch(PARKED)  # type: ignore[union-attr]
+            if green.leaf is not None:
+                disturbed(green)
+                return True
+            green.leaf = leaf
+            wake = green.parent.switch()  # type: ignore[union-attr]
             if green.waiting:
                 wake = pass_on(green, wake)
         except GreenletExit:

@@ -36,9 +36,10 @@ def longer(delay: float) -> float:
 
 
 def nap(green: Green, delay: float, deadline: float | None) -> None:
-    """Park for a short delay, but not beyond a deadline."""
+    """Park for a short delay at most, but not beyond a deadline."""
     until = green.host.clock() + delay
     green.what = "child processes"
+    green.leaf = None
     park(green, until if deadline is None else min(until, deadline))
 
 

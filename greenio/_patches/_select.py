@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, SupportsIndex
 
 from .. import _original
-from .._core import Green, forget, park
+from .._core import TIMED_OUT, Green, forget, park
 from ._socket_state import green_caller, take_turn
 from ._table import Group, like, patches
 from ._waits import IN, OUT, PRI, wait_readable_until, wait_until
@@ -202,7 +202,9 @@ class _Poll(metaclass=_Hidden):
             attempt: partial[list[tuple[int, int]]] = partial(self._native.poll, 0)
             return wait_until(green, attempt, dict(self._masks), deadline)
         green.what = "select.poll"
-        park(green, deadline)
+        green.leaf = None
+        while park(green, deadline) is not TIMED_OUT:
+            green.leaf = None
         return []
 
 

@@ -235,6 +235,7 @@ def _await_turn(green: Green, state: State, deadline: float | None) -> None:
     """Park until no other green has a record half sent."""
     key = (state.key, green.host)
     while (queue := _writing.get(key)) is not None:
+        green.leaf = None
         queue.append(green)
         green.what = f"<turn to write fd={state.fd}>"
         try:

@@ -7,7 +7,7 @@ from operator import index
 from typing import Any
 
 from .. import _original
-from .._core import Green, current_green, getcurrent, park, yield_once
+from .._core import TIMED_OUT, Green, current_green, getcurrent, park, yield_once
 from ._table import Group, like, patches
 
 __all__ = ["GROUP"]
@@ -29,7 +29,10 @@ def sleep(seconds: float, /) -> None:
     if not 0 < seconds * _NANOSECONDS < _TOO_LONG:
         _original.sleep(seconds)  # negative, NaN or too long: raises
     green.what = "time.sleep"
-    park(green, green.host.clock() + seconds)
+    deadline = green.host.clock() + seconds
+    green.leaf = None
+    while park(green, deadline) is not TIMED_OUT:
+        green.leaf = None
     return None
 
 

@@ -119,6 +119,7 @@ def wait_any(green: Green, sides: list[Side], deadline: float | None) -> bool:
     if len(sides) == 1:
         return sides[0].wait(green, deadline)
     queued: list[Side] = []
+    green.leaf = None
     try:
         for side in sides:
             if not side.armed:
@@ -164,6 +165,7 @@ def _wait_through(outermost: Host, side: Side, fd: int, green: Green, deadline: 
     Every loop is an epoll, and so is every host's poller. Were each to watch the next, a loop in a loop in a loop would
     be too deep: Linux allows five epolls within one another (ELOOP).
     """
+    green.leaf = None
     duplicate = _original.dup(fd)  # one for each waiter, since the loop takes one callback for each descriptor
     notice = _Notice(green, outermost.loop, duplicate)
     Context().run(outermost.loop.add_reader, duplicate, notice.pass_on)

@@ -73,14 +73,13 @@ class _Offer:
 class _Waiter:
     """A green in the list of one shared object."""
 
-    __slots__ = ("green", "invited", "missed", "offer", "parked")
+    __slots__ = ("green", "invited", "missed", "offer")
 
     def __init__(self, green: Green) -> None:
         self.green: Green | None = green
         self.invited = False
         self.missed = False
         self.offer: _Offer | None = None
-        self.parked = False
 
     def is_of_this_thread(self) -> bool:
         """Tell whether the green's loop is in the caller's thread."""
@@ -132,7 +131,7 @@ class _Waiter:
 
     def _wake(self) -> None:
         green = self.green
-        if green is not None and self.parked and green.waiting:
+        if green is not None and green.waiting:
             green.waiting = False
             resume(green, READY)
 
@@ -178,18 +177,14 @@ class Shared:
         waiters.append(waiter)
         try:
             while True:
+                green.leaf = None
                 found = self._attempt_in_turn(waiter)
                 if found is not NOTHING:
                     return found
                 if waiter.missed:
                     self._note_miss()
-                if waiter.invited:  # while a signal handler or a finalizer was parked here
-                    waiter.answer_invitation()
-                    continue
                 green.what = self
-                waiter.parked = True
                 wake = park(green, deadline)
-                waiter.parked = False
                 waiter.answer_invitation()
                 if wake is TIMED_OUT:
                     return self._attempt_in_turn(waiter)
