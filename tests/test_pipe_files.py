@@ -705,6 +705,50 @@ def test_input_from_a_terminal(prelude):
     os.close(master)
 
 
+def test_a_password_from_the_terminal():
+    """`getpass` opens the terminal itself; echo is off while it waits, and on afterwards."""
+    master, slave = os.openpty()
+    child = Child(
+        """
+        import getpass, os, termios
+        from greenio import timeout
+        os.close(os.open(os.ttyname(0), os.O_RDWR))  # now it is the terminal of this session
+        def echoes():
+            return bool(termios.tcgetattr(0)[3] & termios.ECHO)
+        def work():
+            tell(getpass.getpass("secret> "))
+            before = beats[0]
+            tell(getpass.getpass("again> "))
+            tell(beats[0] - before > 20)
+            tell(echoes())
+            try:
+                with timeout(0.05):
+                    getpass.getpass()
+            except TimeoutError:
+                tell(echoes())
+        """,
+        stdin=slave,
+        stdout=slave,
+        start_new_session=True,
+    )
+    shown = b""
+    for prompt, answer in ((b"secret> ", b"hush\n"), (b"again> ", b"half")):
+        while prompt not in shown:
+            assert select.select([master], [], [], 20)[0], shown
+            shown += os.read(master, 1000)
+        os.write(master, answer)
+        if answer.endswith(b"\n"):
+            child.expect("hush")
+    _original.sleep(0.1)
+    os.write(master, b" a word\n")
+    for told in ("half a word", "True", "True", "True"):
+        child.expect(told)
+    child.end()
+    assert b"hush" not in shown
+    os.close(slave)
+    os.close(master)
+
+
 def test_streams_are_native_after_the_patch(monkeypatch):
     monkey.unpatch_all()
     reader, writer = os.pipe()

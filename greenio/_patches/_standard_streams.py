@@ -1,5 +1,7 @@
 """`sys.stdin`, `sys.stdout` and `sys.stderr`, which were opened before anything is patched; and `input()`.
 
+`getpass.getpass` makes a file of its own for the terminal, which is given the same methods while it reads a line.
+
 Their layers are native. But the C code calls the layer below by its methods, as Python code would, and an object may
 have a method of its own. So the raw file of each gets those of `_pipe_files` that park in green code, and the buffered
 one those that queue, unless it is a regular file; `undo` takes them off.
@@ -8,6 +10,7 @@ one those that queue, unless it is a regular file; `undo` takes them off.
 from __future__ import annotations
 
 import builtins
+import getpass
 import io
 import sys
 from contextlib import suppress
@@ -17,7 +20,7 @@ from typing import Any
 from ._attempts import is_regular
 from ._buffered_files import READER_METHODS, WRITER_METHODS, adopt_buffered, settle
 from ._descriptors import write
-from ._pipe_files import RAW_METHODS
+from ._pipe_files import RAW_METHODS, is_native_pipe
 from ._socket_state import green_caller
 from ._table import like, patches
 from ._text_files import STREAM_METHODS
@@ -112,4 +115,20 @@ def _show(prompt: str) -> None:
     write(1 if "readline" in sys.modules else 2, octets)
 
 
-PATCHES = patches(builtins, [input])
+_native_raw_input = getattr(getpass, "_raw_input", None)
+
+
+@like(_native_raw_input)
+def _raw_input(prompt: Any = "", stream: Any = None, input: Any = None, **options: Any) -> Any:
+    raw = getattr(input, "buffer", None)
+    if green_caller() is None or type(raw) is not io.FileIO or not is_native_pipe(raw):
+        return _native_raw_input(prompt, stream, input, **options)  # type: ignore[misc]  # it is patched where there is one
+    vars(raw).update({name: partial(method, raw) for name, method in RAW_METHODS.items()})
+    try:
+        return _native_raw_input(prompt, stream, input, **options)  # type: ignore[misc]
+    finally:
+        for name in RAW_METHODS:
+            vars(raw).pop(name, None)
+
+
+PATCHES = (*patches(builtins, [input]), *patches(getpass, [_raw_input]))
