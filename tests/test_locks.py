@@ -1372,9 +1372,10 @@ class TestInterrupted:
         arun(main)
 
     @pytest.mark.parametrize("side", ["before", "after"])
-    def test_parks_beside_the_native_acquire(self, arun, make, side):
+    @pytest.mark.parametrize("kind", ["Lock", "RLock", "old"])
+    def test_parks_beside_the_native_acquire(self, arun, kind, side):
         async def main():
-            lock, inside, seen = make(), [], []
+            lock, inside, seen = PassableRLock() if kind == "old" else getattr(threading, kind)(), [], []
 
             def work(name):
                 with lock:

@@ -124,13 +124,15 @@ class PassableRLock(_WatchedLock, RLock):
     bar that of its own thread, which could not wait for it. But the native lock is the thread's, and cannot tell its
     greens apart: `_hold` says which green has it, and how often; the native one is taken once for all of that. What it
     says counts only while the native lock is the owner's: where a patch has been taken back meanwhile, the green may
-    have released that one alone.
+    have released that one alone. Between the native lock and `_hold` a finalizer may run, and park; `_claims` tells the
+    other greens of the thread who is there.
     """
 
-    __slots__ = ("_left", "_watched")
+    __slots__ = ("_claims", "_left", "_watched")
 
     def __init__(self, native: Any = None) -> None:
         super().__init__()
+        self._claims: list[Any] = []
         if native is not None:
             self._lock = native
         self._watched = _UNWATCHED
@@ -161,16 +163,30 @@ class PassableRLock(_WatchedLock, RLock):
         return self._lock.acquire(blocking, timeout)  # type: ignore[no-any-return]
 
     def _attempt(self) -> Any:
-        lock = self._lock
+        lock, me = self._lock, identity()
         if lock._is_owned():
-            if self._hold is not None:
+            if self._hold is not None or self._is_claimed(me):
                 return NOTHING
             lock.acquire()  # the thread has it by way of the native lock, around this green: once more
-        elif lock.acquire(False):
-            self._hold = [identity(), 1]
-        else:
-            return NOTHING
-        return True
+            return True
+        self._claims.append(me)
+        try:
+            if not lock.acquire(False):
+                return NOTHING
+            if self._hold is not None and self._native_hold()[1] > 1:
+                lock.release()
+                return NOTHING
+            self._hold = [me, 1]
+            return True
+        finally:
+            self._claims.remove(me)
+
+    def _is_claimed(self, me: Any) -> bool:
+        """Tell whether another green of this thread has the native lock, and is about to note that."""
+        thread = thread_state()
+        return any(
+            other is not me and other.__class__ is Green and other.thread is thread for other in tuple(self._claims)
+        )
 
     def _available(self) -> bool:
         return False  # it cannot be asked; the thread that watches finds out
