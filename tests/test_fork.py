@@ -332,6 +332,32 @@ def test_fork_without_a_loop(patched):
     assert parked() == 0
 
 
+def test_the_child_has_the_values_of_the_forking_green(arun, patched):
+    """As it has those of a thread that forks; other threads of the child begin with none."""
+    data = threading.local()
+
+    def work():
+        data.mine = "green"
+        number = os.fork()
+        if not number:
+            others = []
+            thread = threading.Thread(target=lambda: others.append(vars(data)))
+            thread.start()
+            thread.join(10)
+            seen = dict(vars(data)), others, threading.current_thread() is threading.main_thread()
+            data.mine = "changed"
+            os._exit(7 if seen == ({"mine": "green"}, [{}], True) and data.mine == "changed" else 99)
+        return os.waitstatus_to_exitcode(os.waitpid(number, 0)[1]), data.mine
+
+    async def main():
+        data.mine = "the thread's"
+        for parks in (False, True):
+            assert await to_greenlet(lambda parks=parks: (time.sleep(0.001 * parks), work())[1]) == (7, "green")
+        assert data.mine == "the thread's"
+
+    arun(main)
+
+
 def test_the_child_releases_what_the_forking_green_held(arun, patched):
     """A lock that is owned stays its owner's, whose greenlet is not green any more in the child."""
 

@@ -7,18 +7,21 @@ local, rings through it included, and each green drops its own when its call end
 A subclass of the native class that is older than the patch is given the same methods; its greens' values stand in a
 table beside it, and a ring through them lasts until the call ends.
 
+In a forked child, the code that forked is the thread, and sees the values of the green that it was.
+
 What async code sees, in a task as below `await_`, is the thread's: it may be resumed in any green, or in none.
 """
 
 from __future__ import annotations
 
 import gc
+import os
 import weakref
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeAlias
 
 from .. import _original
-from .._core import current_green, getcurrent
+from .._core import Forked, current_green, getcurrent
 
 __all__ = ["LOCAL_METHODS", "GreenIdentity", "OldLocal", "be_the_thread", "current_identity", "local"]
 
@@ -98,6 +101,35 @@ def current_identity() -> GreenIdentity | None:
     return found  # type: ignore[no-any-return]
 
 
+def _holder() -> GreenIdentity | None:
+    """Look up whose values the caller sees; None for those of the thread."""
+    found = current_identity()
+    return _forked_identity() if found is None and _is_child else found
+
+
+_is_child = False
+
+
+def _note_child() -> None:
+    global _is_child
+    _is_child = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_child)
+
+
+def _forked_identity() -> GreenIdentity | None:
+    current: Any = getcurrent()
+    while current is not None and current.__class__ is not Forked:
+        current = current.parent
+    if current is None or current.visible or current.identity.__class__ is _ThreadsOwn or current.host is None:
+        return None
+    if current.identity is None:
+        current.identity = GreenIdentity()
+    return current.identity  # type: ignore[no-any-return]
+
+
 _Native: Any = _original.local
 _native_get = _Native.__getattribute__
 _native_set = _Native.__setattr__
@@ -118,7 +150,7 @@ class local(_Native):  # type: ignore[misc]  # noqa: N801  # as the native one i
     __slots__ = ("_greenio_arguments", "_greenio_tables")
 
     def __new__(cls, /, *args: Any, **kwargs: Any) -> Any:
-        identity = current_identity()
+        identity = _holder()
         if identity is None or cls.__init__ is object.__init__:
             self = _native_new(cls, *args, **kwargs)
         else:
@@ -132,18 +164,18 @@ class local(_Native):  # type: ignore[misc]  # noqa: N801  # as the native one i
         return self
 
     def __getattribute__(self, name: str) -> Any:
-        if getcurrent().parent is None or (identity := current_identity()) is None:
+        if getcurrent().parent is None or (identity := _holder()) is None:
             return _native_get(self, name)
         return _get(self, name, identity)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if getcurrent().parent is None or (identity := current_identity()) is None:
+        if getcurrent().parent is None or (identity := _holder()) is None:
             _native_set(self, name, value)
         else:
             _set(self, name, value, identity)
 
     def __delattr__(self, name: str) -> None:
-        if getcurrent().parent is None or (identity := current_identity()) is None:
+        if getcurrent().parent is None or (identity := _holder()) is None:
             _native_delete(self, name)
         else:
             _delete(self, name, identity)
@@ -165,18 +197,18 @@ class OldLocal(local):
         return self
 
     def __getattribute__(self, name: str) -> Any:
-        if getcurrent().parent is None or (identity := current_identity()) is None:
+        if getcurrent().parent is None or (identity := _holder()) is None:
             return getattr(_old(self), name)
         return _get(self, name, identity)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if getcurrent().parent is None or (identity := current_identity()) is None:
+        if getcurrent().parent is None or (identity := _holder()) is None:
             setattr(_old(self), name, value)
         else:
             _set(self, name, value, identity)
 
     def __delattr__(self, name: str) -> None:
-        if getcurrent().parent is None or (identity := current_identity()) is None:
+        if getcurrent().parent is None or (identity := _holder()) is None:
             delattr(_old(self), name)
         else:
             _delete(self, name, identity)
