@@ -123,11 +123,12 @@ def _forked_identity() -> GreenIdentity | None:
     current: Any = getcurrent()
     while current is not None and current.__class__ is not Forked:
         current = current.parent
-    if current is None or current.visible or current.identity.__class__ is _ThreadsOwn or current.host is None:
+    if current is None or current.visible or current.host is None:
         return None
-    if current.identity is None:
-        current.identity = GreenIdentity()
-    return current.identity  # type: ignore[no-any-return]
+    found: Any = current.identity
+    if found is None:
+        found = current.identity = GreenIdentity()
+    return None if found.__class__ is _ThreadsOwn else found
 
 
 _Native: Any = _original.local
