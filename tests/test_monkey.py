@@ -676,7 +676,7 @@ class TestReport:
             ("Owner.nested", "class attribute"),
             ("Owner.own", "instance"),
             ("Owner.spread", "instance"),
-            ("Slotted", "instance"),
+            ("Slotted.table", "instance"),
         }
         assert owner.own and slotted.table
 

@@ -37,6 +37,26 @@ class Holder:
         self.listed = [threading.Lock()]
         self.queue = queue.SimpleQueue()
         self.get = self.queue.get
+        self.slotted, self.bare = Slotted(), Bare()
+
+
+class Slotted:
+    __slots__ = ("__private", "__weakref__", "empty")
+
+    def __init__(self):
+        self.__private = threading.Lock()
+
+    @property
+    def lock(self):
+        return self.__private
+
+
+class Bare:
+    __slots__ = ("get", "lock")
+
+    def __init__(self):
+        self.lock = threading.Lock()
+        self.get = queue.SimpleQueue().get
 
 
 @pytest.fixture
@@ -45,7 +65,8 @@ def holder():
 
 
 def places(holder):
-    return (lock_of_the_module, Holder.shared, holder.lock, holder.rlock, holder.condition._lock)
+    kept = (holder.condition._lock, holder.slotted.lock, holder.bare.lock)
+    return (lock_of_the_module, Holder.shared, holder.lock, holder.rlock, *kept)
 
 
 def queues(holder):
@@ -60,7 +81,7 @@ def use(lock, log):
             log.append("out")
 
 
-@pytest.mark.parametrize("place", ["module", "class", "lock", "rlock", "condition", "bound"])
+@pytest.mark.parametrize("place", ["module", "class", "lock", "rlock", "condition", "bound", "slot", "bare"])
 def test_greens_and_threads_exclude_one_another(arun, holder, place):
     class Bound:
         def __enter__(self):
@@ -71,7 +92,8 @@ def test_greens_and_threads_exclude_one_another(arun, holder, place):
 
     async def main():
         with monkey.patched():
-            locks = dict(zip(["module", "class", "lock", "rlock", "condition"], places(holder), strict=True))
+            names = ["module", "class", "lock", "rlock", "condition", "slot", "bare"]
+            locks = dict(zip(names, places(holder), strict=True))
             lock = Bound() if place == "bound" else holder.condition if place == "condition" else locks[place]
             log = []
             tasks = [to_greenlet(use, lock, log) for _ in range(5)]
@@ -89,6 +111,9 @@ def test_there_and_back(holder):
         assert isinstance(holder.lock, threading.Lock().__class__)
         assert all(isinstance(each, queue.SimpleQueue) for each in queues(holder))
         assert holder.get.__self__ is holder.queue
+        assert isinstance(holder.bare.get.__self__, queue.SimpleQueue)
+        assert not hasattr(holder.slotted, "empty")
+    assert type(holder.bare.get.__self__) is queue.SimpleQueue
     assert all(new is old for new, old in zip(places(holder), before[0], strict=True))
     assert all(new is old for new, old in zip(queues(holder), before[1], strict=True))
     assert holder.acquire.__self__ is holder.lock

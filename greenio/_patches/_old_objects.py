@@ -1,8 +1,9 @@
 """Live objects that are older than the patch and written in C: locks, queues, thread-local data.
 
 They cannot be given methods. But where one is an attribute of an object or a class, or a global name, another that has
-the old one inside can take that place. Both are the same lock, or hold the same values of threads, so that it does not
-matter who has found which. What is held in another way (a container, a closure, a list) is left to `monkey.report()`.
+the old one inside can take that place: in a slot of an object too. Both are the same lock, or hold the same values of
+threads, so that it does not matter who has found which. What is held in another way (a container, a closure, a list) is
+left to `monkey.report()`.
 
 The standard library is left alone but for conditions and queues, and `concurrent.futures` altogether; nothing that is
 looked at here runs any code.
@@ -23,7 +24,7 @@ from weakref import ref
 
 from .. import _original
 from ._executors import PARTS_OF_EXECUTORS, natives_of_executors
-from ._references import class_vars, classes, instance_vars, namespaces
+from ._references import Slots, class_vars, classes, instance_vars, namespaces
 
 __all__ = ["Adoption", "Look"]
 
@@ -39,23 +40,37 @@ _BOUND: tuple[type, ...] = (types.BuiltinMethodType, type(_original.SimpleQueue(
 class _Place:
     """One place that was given another object, and what was there before."""
 
-    owner: ref[Any] | dict[str, Any]
+    owner: ref[Any] | dict[str, Any] | None
     key: str
     old: Any
     new: Any
 
     def undo(self, is_in_use: Callable[[Any], bool]) -> None:
         """Put the old object back, unless somebody has set the name since, or the new one is in use."""
+        if is_in_use(getattr(self.new, "__self__", self.new)):
+            return
+        for owner in self._owners():
+            if issubclass(type(owner), type):
+                if class_vars(owner).get(self.key) is self.new:
+                    type.__setattr__(owner, self.key, self.old)
+                continue
+            for namespace in _namespaces_of(owner):
+                if _same(namespace.get(self.key), self.new) and not _has_waiters(owner):
+                    namespace[self.key] = self.old
+
+    def _owners(self) -> list[Any]:
+        if self.owner is None:
+            return gc.get_referrers(self.new)  # what has slots only may have none for weak references
         owner = self.owner if isinstance(self.owner, dict) else self.owner()
-        if owner is None or is_in_use(getattr(self.new, "__self__", self.new)):
-            return
-        if isinstance(owner, type):
-            if class_vars(owner).get(self.key) is self.new:
-                type.__setattr__(owner, self.key, self.old)
-            return
-        namespace = owner if isinstance(self.owner, dict) else instance_vars(owner)
-        if namespace is not None and _same(namespace.get(self.key), self.new) and not _has_waiters(owner):
-            namespace[self.key] = self.old
+        return [] if owner is None else [owner]
+
+
+def _namespaces_of(owner: Any) -> list[Any]:
+    """List what has the attributes of an instance; global names are a namespace themselves."""
+    if type(owner) is dict:
+        return [owner]
+    namespace, slots = instance_vars(owner), Slots(owner)
+    return [slots] if namespace is None else [namespace, slots]
 
 
 def _same(found: Any, new: Any) -> bool:
@@ -108,17 +123,21 @@ class Adoption:
             place.undo(self._is_in_use)
             self._leave(getattr(place.new, "__self__", place.new))
 
-    def _exchange_in(self, owner: Any, namespace: dict[str, Any], made: dict[int, tuple[Any, Any]]) -> None:
+    def _exchange_in(self, owner: Any, namespace: Any, made: dict[int, tuple[Any, Any]]) -> None:
         if owner is not namespace:
             try:
                 owner = ref(owner)
             except TypeError:
-                return
+                owner = None
         for key, value in self._candidates(namespace):
             new = self._other(value, made)
-            if new is not None and type(key) is str:
-                self._places.append(_Place(owner, key, value, new))
+            if new is None or type(key) is not str:
+                continue
+            try:
                 namespace[key] = new
+            except (AttributeError, TypeError):
+                continue  # a member of a type written in C
+            self._places.append(_Place(owner, key, value, new))
 
     def _exchange_in_class(self, owner: type, made: dict[int, tuple[Any, Any]]) -> None:
         for key, value in self._candidates(class_vars(owner)):
@@ -131,7 +150,7 @@ class Adoption:
                 continue  # a type written in C
             self._places.append(_Place(ref(owner), key, value, new))
 
-    def _candidates(self, namespace: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    def _candidates(self, namespace: Mapping[str, Any] | Slots) -> tuple[tuple[str, Any], ...]:
         """List the items of a namespace if any may be what is sought: quickly, since there are thousands of them."""
         values = tuple(namespace.values())
         return () if self._kinds.isdisjoint(map(id, map(type, values))) else tuple(namespace.items())
@@ -147,14 +166,14 @@ class Adoption:
             made[id(value)] = (value, maker(value))
         return made[id(value)][1]
 
-    def _instances(self, look: Look, made: dict[int, tuple[Any, Any]]) -> list[tuple[Any, dict[str, Any]]]:
-        """Find instances that have old objects as attributes, with the dicts of those; note what none is made for."""
-        found: list[tuple[Any, dict[str, Any]]] = []
+    def _instances(self, look: Look, made: dict[int, tuple[Any, Any]]) -> list[tuple[Any, Any]]:
+        """Find instances that have old objects as attributes, with what has those; note what none is made for."""
+        found: list[tuple[Any, Any]] = []
         for instance in look.instances:
             if issubclass(type(instance), PARTS_OF_EXECUTORS):
                 made.update((id(kept), (kept, None)) for kept in natives_of_executors(instance))
-            if self._holds_any(instance) and (namespace := instance_vars(instance)) is not None:
-                found.append((instance, namespace))
+            if self._holds_any(instance):
+                found += [(instance, namespace) for namespace in _namespaces_of(instance)]
         return [(instance, namespace) for instance, namespace in found if id(instance) not in made]
 
     def _holds_any(self, instance: Any) -> bool:

@@ -23,6 +23,7 @@ from typing import Any, TypeAlias
 __all__ = [
     "Exchange",
     "Reference",
+    "Slots",
     "Sought",
     "Swap",
     "class_name",
@@ -335,9 +336,9 @@ def _step(holder: Any, child: Any, trail: _Trail, modules: dict[int, str]) -> _T
 def _attribute(holder: Any, child: Any, trail: _Trail) -> str:
     """Name the attribute of an instance; from 3.11 on an instance may hold its attributes without a dict."""
     namespace = instance_vars(holder)
-    if namespace is None:
-        return ""
-    return trail.key if child is namespace else _key_of(namespace, child)
+    if child is namespace:
+        return trail.key
+    return (_key_of(namespace, child) if namespace is not None else "") or _key_of(Slots(holder), child)
 
 
 def class_name(kind: type) -> tuple[str, str]:
@@ -355,7 +356,39 @@ def instance_vars(instance: Any) -> dict[str, Any] | None:
     return None
 
 
-def _key_of(holder: dict[Any, Any], child: Any) -> str:
+class Slots:
+    """The slots of an instance, used as the dict of one that has that, without running its code."""
+
+    __slots__ = ("_instance", "_members")
+
+    def __init__(self, instance: Any) -> None:
+        self._instance = instance
+        self._members: dict[str, types.MemberDescriptorType] = {}
+        for base in reversed(type(instance).__mro__):
+            for name, found in tuple(class_vars(base).items()):
+                if type(found) is types.MemberDescriptorType:
+                    self._members[name] = found
+
+    def get(self, name: str) -> Any:
+        """Look up what is in a slot; None if there is nothing in it, or no such slot."""
+        try:
+            return self._members[name].__get__(self._instance)
+        except (AttributeError, KeyError):
+            return None
+
+    def items(self) -> list[tuple[str, Any]]:
+        """List the slots by name, with None in those that are empty."""
+        return [(name, self.get(name)) for name in self._members]
+
+    def values(self) -> list[Any]:
+        """List what is in the slots."""
+        return [self.get(name) for name in self._members]
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self._members[name].__set__(self._instance, value)
+
+
+def _key_of(holder: dict[Any, Any] | Slots, child: Any) -> str:
     return next((key for key, value in tuple(holder.items()) if value is child and type(key) is str), "")
 
 
