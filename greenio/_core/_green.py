@@ -425,17 +425,20 @@ def relay(green: Green, awaited: Any) -> Wake:
     green.deadline = None
     green.operations = 0
     leaf = getcurrent()
-    green.waiting = True
-    if green.leaf is not None:
-        return disturbed(green)
-    green.leaf = leaf
-    green.awaited = awaited
     try:
         try:
+            green.waiting = True
+            if green.leaf is not None:
+                return disturbed(green)
+            green.leaf = leaf
+            green.awaited = awaited
             wake: Wake = green.parent.switch(RELAYED)  # type: ignore[union-attr]
         except GreenletExit:
             raise
         except BaseException as error:
+            if green.thread.active is green:  # a signal handler's, before the switch
+                green.waiting = False
+                raise
             wake = pass_on(green, None, error)
         return pass_on(green, wake) if green.waiting else wake
     finally:
@@ -472,15 +475,18 @@ def switch_out(green: Green, deadline: float | None) -> Wake:
         green.arm(deadline)
     green.operations = 0
     leaf = getcurrent()
-    green.waiting = True
-    if green.leaf is not None:
-        return disturbed(green)
-    green.leaf = leaf
     try:
+        green.waiting = True
+        if green.leaf is not None:
+            return disturbed(green)
+        green.leaf = leaf
         wake: Wake = green.parent.switch()  # type: ignore[union-attr]
     except GreenletExit:
         raise
     except BaseException as error:
+        if green.thread.active is green:  # a signal handler's, before the switch
+            green.waiting = False
+            raise
         wake = pass_on(green, None, error)
     if green.waiting:
         wake = pass_on(green, wake)

@@ -147,7 +147,8 @@ class Side:
         except GreenletExit:
             raise
         except BaseException as error:
-            if not green.waiting:
+            if not green.waiting or green.thread.active is green:
+                green.waiting = False
                 raise
             wake = pass_on(green, None, error)
         finally:
