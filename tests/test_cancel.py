@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import sys
+import threading
 import time
 
 import anyio
@@ -346,7 +347,8 @@ def test_an_anyio_shield_protects_cleaning_up(arun, patched):
 
 def test_shield(arun, patched):
     async def main():
-        inner = asyncio.ensure_future(to_greenlet(lambda: (time.sleep(0.02), "done")[1]))
+        enough = threading.Event()
+        inner = asyncio.ensure_future(to_greenlet(lambda: (enough.wait(20), "done")[1]))
 
         def fn():
             return await_(asyncio.shield(inner))
@@ -356,6 +358,7 @@ def test_shield(arun, patched):
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+        enough.set()
         assert await inner == "done"
 
     arun(main)
