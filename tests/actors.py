@@ -200,8 +200,7 @@ class GreenActor(Actor):
         green = self._green = _core.current_green()
         assert green is not None
         while True:
-            green.leaf = None
-            _core.park(green)
+            _core.park(green, None, green.parks)
             if self._next is None:
                 return
             self._do(self._next)

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import itertools
+import os
 import queue
 import select
 import socket
@@ -29,6 +30,7 @@ class Scenario:
     def __init__(self):
         self.loop = asyncio.get_running_loop()
         self.fired = None
+        self.contended = threading.Lock()
 
     def fire(self):
         if self.fired is None:
@@ -167,6 +169,51 @@ class Sockets(Scenario):
         self.there.close()
 
 
+def read_all(read):
+    got = b""
+    while got != b"firstx":
+        got += read()
+
+
+class SocketsAgain(Sockets):
+    """The descriptor is watched already, so that nobody tells the present state."""
+
+    def __init__(self):
+        super().__init__()
+        self.there.send(b"first")
+
+    def block(self):
+        read_all(lambda: self.here.recv(10))
+
+
+class Buffers(SocketsAgain):
+    def block(self):
+        buffer = bytearray(10)
+        read_all(lambda: bytes(buffer[: self.here.recv_into(buffer)]))
+
+
+class Senders(SocketsAgain):
+    def block(self):
+        read_all(lambda: self.here.recvfrom(10)[0])
+
+
+class Pipes(Scenario):
+    def __init__(self):
+        super().__init__()
+        self.here, self.there = os.pipe()
+        os.write(self.there, b"first")
+
+    def wake(self):
+        os.write(self.there, b"x")
+
+    def block(self):
+        read_all(lambda: os.read(self.here, 10))
+
+    def end(self):
+        os.close(self.here)
+        os.close(self.there)
+
+
 class Timeouts(Sockets):
     def block(self):
         self.here.settimeout(10)
@@ -178,6 +225,9 @@ class Timeouts(Sockets):
 
 class Selects(Sockets):
     def block(self):
+        begin = time.monotonic()
+        assert select.select([], [], [], 4 * SHORT) == ([], [], [])
+        assert time.monotonic() - begin >= 4 * SHORT
         assert select.select([self.here, self.there], [], []) == ([self.here], [], [])
 
 
@@ -202,6 +252,10 @@ SCENARIOS = [
     Turns,
     AfterAPark,
     Sockets,
+    SocketsAgain,
+    Buffers,
+    Senders,
+    Pipes,
     Timeouts,
     Selects,
     Polls,
@@ -218,8 +272,17 @@ def wait_in_async_code(scenario):
     await_(asyncio.sleep(SHORT))
 
 
+def wait_for_a_lock(scenario):
+    """It gets the lock, and has parked for it."""
+    scenario.loop.call_soon_threadsafe(scenario.fire)
+    scenario.contended.acquire()
+    scenario.loop.call_later(SHORT, scenario.contended.release)
+    with scenario.contended:
+        pass
+
+
 @pytest.mark.parametrize("loop_kind", ["asyncio", "uvloop"], indirect=True)
-@pytest.mark.parametrize("interrupt", [sleep, wait_in_async_code])
+@pytest.mark.parametrize("interrupt", [sleep, wait_in_async_code, wait_for_a_lock])
 @pytest.mark.parametrize("make", SCENARIOS)
 def test_at_every_instruction(arun, make, interrupt):
     """What ends the outer wait comes while the inner one is parked."""

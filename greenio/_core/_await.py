@@ -146,24 +146,25 @@ def _wait_for(green: Green, yielded: Any) -> BaseException | None:
         return RuntimeError(f"await_() got {yielded!r}, which is attached to a different loop than {host.loop!r}")
     green.what = yielded
     while True:
-        green.leaf = None
+        mark = green.parks
         if relays(green):
             leave_task(host.loop, task)
             try:
-                wake = relay(green, yielded)
+                wake = relay(green, yielded, mark)
             finally:
                 enter_task(host.loop, task)
             if wake is not READY:
                 return cast(BaseException, wake)
         else:
-            error = _park_until_done(green, yielded)
+            error = _park_until_done(green, yielded, mark)
             if error is not None:
                 return error
         if yielded is None or yielded.done():
             return green.take_cancellation() if green.cancellation is not None else None
+        yielded.remove_done_callback(green.on_done)
 
 
-def _park_until_done(green: Green, yielded: Any) -> BaseException | None:
+def _park_until_done(green: Green, yielded: Any, mark: int) -> BaseException | None:
     """Park until the Future that a step yielded wakes the green; return what was raised instead."""
     host, task = green.host, green.task
     turn: Handle | None = None
@@ -177,7 +178,7 @@ def _park_until_done(green: Green, yielded: Any) -> BaseException | None:
             green.cancellation = None
     leave_task(host.loop, task)
     try:
-        switch_out(green, None)
+        switch_out(green, None, mark)
     except BaseException as error:
         if turn is not None:
             turn.cancel()
@@ -227,9 +228,9 @@ def _show(green: Green, visible: bool, loop: AbstractEventLoop | None, task: Any
 def yield_once(green: Green) -> None:
     """Let every other callback that is ready have its turn. Parks."""
     green.what = "sleep(0)"
-    green.leaf = None
+    mark = green.parks
     if relays(green) and get_hooks()[0] is None:
-        wake = relay(green, None)
+        wake = relay(green, None, mark)
         if wake is READY:
             return
         try:
@@ -238,7 +239,7 @@ def yield_once(green: Green) -> None:
             del wake
     turn = green.host.loop.call_soon(resume_if_waiting, green, context=Context())
     try:
-        park(green)
+        park(green, None, mark)
     except BaseException:
         turn.cancel()  # or it would wake a later park
         raise

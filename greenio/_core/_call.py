@@ -402,7 +402,7 @@ def relay_on(call: Call, task: AnyTask) -> Generator[Any, None, None]:
             set_running_loop(None)
             set_hooks(*NO_HOOKS)
         try:
-            outcome = green.leaf.switch(wake)  # type: ignore[union-attr]
+            outcome = green.leaf.switch(wake)
         finally:
             wake = None
             thread.active = active

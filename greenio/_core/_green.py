@@ -11,11 +11,11 @@ is in one of three states:
 
 **A wake-up is a hint.** A finalizer or a signal handler runs wherever green code does, in the very midst of a park too,
 and may park itself: it then gets the wake-up that was meant for the outer one. So whoever is about to tell a waker of
-its green sets `leaf` to None before; if it is set again when the green is about to switch out, something has parked
-since, and the park ends at once. `waiting` is set before that last look, and nothing that could run other code comes
-after it, but for signal handlers on CPython 3.10 and for trace functions. If one of those parks, who gets the thread
-finds a green that has parked and is not waiting, and has it woken. So all who park look for what they wait for when
-they wake, and park again if it is not there.
+its green notes `parks` before, how often the green has parked; if that has changed when the green is about to switch
+out, something has parked since, and the park ends at once. `waiting` is set before that last look, and nothing that
+could run other code comes after it, but for signal handlers on CPython 3.10 and for trace functions. If one of those
+parks, who gets the thread finds a green that has parked and is not waiting, and has it woken. So all who park look for
+what they wait for when they wake, and park again if it is not there.
 
 **The first waker wins.** Readiness, a timer, a lock, a cancellation: whoever turns `waiting` from True to False owns
 the one and only resume of that park. Everybody else must see False and go on to the next waiter. All claims happen in
@@ -198,6 +198,7 @@ class Green(greenlet):
         "locking",
         "operations",
         "outcome",
+        "parks",
         "task",
         "thread",
         "ticket",
@@ -216,10 +217,11 @@ class Green(greenlet):
     error: BaseException | None  # type: ignore[assignment]  # hides greenlet.error, an exception class
     host: Host
     identity: Identity | None
-    leaf: greenlet | None
+    leaf: greenlet
     locking: tuple[object, Any] | None
     operations: int
     outcome: Any
+    parks: int
     task: AnyTask
     thread: ThreadState
     ticket: int | None
@@ -309,7 +311,7 @@ def new_green(run: Callable[..., object], thread: ThreadState) -> Green:
     green.host = green.outcome = green.task = green.timer = green.what = None  # type: ignore[assignment]  # at rest
     green.locking = green.ticket = None
     green.timer_when = 0.0
-    green.cancels = green.operations = 0
+    green.cancels = green.operations = green.parks = 0
     green.visible = green.waiting = False
     _greens.add(green)
     _call_deep(_LEVELS, green.switch)
@@ -412,12 +414,13 @@ _CAN_RELAY = hasattr(Task, "uncancel")
 """Not on CPython 3.10, whose tasks do not count cancellations, so that greens have to see each one themselves."""
 
 
-def relay(green: Green, awaited: Any) -> Wake:
+def relay(green: Green, awaited: Any, mark: int) -> Wake:
     """Park until the host task has done waiting for `awaited`, a Future or None for one turn of the loop.
 
     Args:
-        green: The caller's own green. The caller has set its `leaf` to None.
+        green: The caller's own green.
         awaited: What the task is to wait for.
+        mark: Its `parks` when it began; see `park`.
 
     Returns:
         READY, which is a hint, or the exception that the task was to throw.
@@ -428,8 +431,10 @@ def relay(green: Green, awaited: Any) -> Wake:
     try:
         try:
             green.waiting = True
-            if green.leaf is not None:
+            if green.parks != mark:
+                green.waiting = False
                 return disturbed(green)
+            green.parks = mark + 1
             green.leaf = leaf
             green.awaited = awaited
             wake: Wake = green.parent.switch(RELAYED)  # type: ignore[union-attr]
@@ -445,12 +450,13 @@ def relay(green: Green, awaited: Any) -> Wake:
         green.awaited = None
 
 
-def park(green: Green, deadline: float | None = None) -> Wake:
+def park(green: Green, deadline: float | None, mark: int) -> Wake:
     """Give the thread back to whoever resumed `green`, until a waker resumes it.
 
     Args:
-        green: The caller's own green. The caller has set its `leaf` to None, before it told any waker.
+        green: The caller's own green.
         deadline: When to give up waiting, on the host's clock, in seconds; None waits for ever.
+        mark: Its `parks` before any waker was told: if something has parked since, this returns READY at once.
 
     Returns:
         READY, which is a hint, or TIMED_OUT.
@@ -462,11 +468,11 @@ def park(green: Green, deadline: float | None = None) -> Wake:
         raise green.take_cancellation()
     hooks = get_hooks()
     if hooks[0] is None:
-        return switch_out(green, deadline)
-    return _park_inside(green, hooks, deadline)
+        return switch_out(green, deadline, mark)
+    return _park_inside(green, hooks, deadline, mark)
 
 
-def switch_out(green: Green, deadline: float | None) -> Wake:
+def switch_out(green: Green, deadline: float | None, mark: int) -> Wake:
     """Do what `park` does, in a thread state that fits `green.visible`, with no current task."""
     if green.host.ended:
         raise RuntimeError("the event loop of this greenlet is closed, so nothing could wake it")
@@ -477,8 +483,10 @@ def switch_out(green: Green, deadline: float | None) -> Wake:
     leaf = getcurrent()
     try:
         green.waiting = True
-        if green.leaf is not None:
+        if green.parks != mark:
+            green.waiting = False
             return disturbed(green)
+        green.parks = mark + 1
         green.leaf = leaf
         wake: Wake = green.parent.switch()  # type: ignore[union-attr]
     except GreenletExit:
@@ -499,13 +507,12 @@ def switch_out(green: Green, deadline: float | None) -> Wake:
 
 
 def disturbed(green: Green) -> Wake:
-    """End a park before its switch: something else has parked since the caller set `leaf` to None."""
-    green.waiting = False
+    """End a park before its switch: something else has parked since it began."""
     green.disarm()  # the timer may have fired before it was noted
     return READY
 
 
-def _park_inside(green: Green, hooks: Hooks, deadline: float | None) -> Wake:
+def _park_inside(green: Green, hooks: Hooks, deadline: float | None, mark: int) -> Wake:
     """Park from code in which a loop runs: take its marks off the thread for as long as that lasts."""
     inner = get_running_loop()
     task = current_task(inner) if inner is not None else None
@@ -517,7 +524,7 @@ def _park_inside(green: Green, hooks: Hooks, deadline: float | None) -> Wake:
         set_running_loop(None)
         set_hooks(*NO_HOOKS)
     try:
-        return switch_out(green, deadline)
+        return switch_out(green, deadline, mark)
     finally:
         if not green.visible:
             green.visible = visible
@@ -542,23 +549,23 @@ def resume(green: Green, wake: Wake) -> None:
         set_running_loop(None)
         set_hooks(*NO_HOOKS)
     try:
-        outcome = green.leaf.switch(wake)  # type: ignore[union-attr]
+        outcome = green.leaf.switch(wake)
     finally:
         thread.active = outer
         if not green.visible:
             set_running_loop(host.loop)
             set_hooks(*host.hooks)
-    if not green.waiting:
-        if outcome is PARKED or outcome is RELAYED:
-            rouse(green)
-        else:
-            take_call(green).wake()
+    if outcome is not PARKED and outcome is not RELAYED:
+        take_call(green).wake()
+    elif not green.waiting:
+        rouse(green)
 
 
 def rouse(green: Green) -> None:
     """Wake a green that has just parked, and whose wake-up something else may have got that parked in between."""
     if green.__class__ is Green and not green.call.due:  # type: ignore[union-attr]  # it has parked before
         green.waiting = True
+        green.deadline = None
         green.host.loop.call_soon(resume_if_waiting, green, context=Context())
 
 
@@ -574,7 +581,7 @@ def take_call(green: Green) -> Call:
     call = green.call
     assert call is not None
     # `leaf` too: most often it is the green itself, and the collector does not look into a suspended greenlet.
-    green.call = green.gr_context = green.leaf = None
+    green.call = green.gr_context = green.leaf = None  # type: ignore[assignment]
     if green.visible:
         call.keep(green)
     return call
@@ -602,15 +609,14 @@ def resume_each(host: Host, greens: list[Green]) -> None:
                 set_hooks(*host.hooks)
             thread.active = green
             green.parent = outer
-            outcome = green.leaf.switch(READY)  # type: ignore[union-attr]
+            outcome = green.leaf.switch(READY)
             if green.visible:
                 set_running_loop(None)
                 set_hooks(*NO_HOOKS)
-            if not green.waiting:
-                if outcome is PARKED or outcome is RELAYED:
-                    rouse(green)
-                else:
-                    ended.append(take_call(green))
+            if outcome is not PARKED and outcome is not RELAYED:
+                ended.append(take_call(green))
+            elif not green.waiting:
+                rouse(green)
     finally:
         thread.active = active
         set_running_loop(host.loop)

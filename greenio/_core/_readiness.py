@@ -89,12 +89,13 @@ class Side:
         armed: The kernel tells edges of this direction.
         host: The host whose greens may wait here.
         hung: The last edge has been told, or urgent data, at which reads end short with more behind it.
+        missed: An edge has found nobody waiting, since who was to wait for it may have been interrupted before.
         ready: Trying is worth it: nobody has found the descriptor unready since the last edge.
         waiters: The parked greens, first come first.
         watch: What both directions share.
     """
 
-    __slots__ = ("_wasted", "armed", "bits", "host", "hung", "ready", "waiters", "watch")
+    __slots__ = ("_wasted", "armed", "bits", "host", "hung", "missed", "ready", "waiters", "watch")
 
     def __init__(self, watch: Watch, bits: int) -> None:
         self.watch = watch
@@ -102,6 +103,7 @@ class Side:
         self.bits = bits
         self.armed = False
         self.hung = False
+        self.missed = False
         self.ready = True
         self.waiters: list[Green] = []
         self._wasted = 0
@@ -121,7 +123,10 @@ class Side:
             OSError: EBADF if the descriptor was closed, here or by another greenlet or thread.
             CancelledError: The host task was cancelled.
         """
-        green.leaf = None
+        mark = green.parks
+        if self.missed:
+            self.missed = False
+            return True
         if not self.armed and not self.watch.arm(self):
             return True
         waiters = self.waiters
@@ -129,7 +134,7 @@ class Side:
         green.what = self
         try:
             if green.cancellation is not None or get_hooks()[0] is not None:
-                return park(green, deadline) is READY
+                return park(green, deadline, mark) is READY
             # The rest is `park`, written out: this is where a busy program spends its time.
             green.deadline = deadline
             if deadline is not None:
@@ -137,9 +142,11 @@ class Side:
             green.operations = 0
             leaf = getcurrent()
             green.waiting = True
-            if green.leaf is not None:
+            if green.parks != mark:
+                green.waiting = False
                 disturbed(green)
                 return True
+            green.parks = mark + 1
             green.leaf = leaf
             wake = green.parent.switch()  # type: ignore[union-attr]
             if green.waiting:
@@ -185,7 +192,9 @@ class Side:
         if self.waiters:
             self._wasted = 0
             greens += self.waiters
-        elif self.armed:
+            return
+        self.missed = True
+        if self.armed:
             self._wasted += 1
             if self.bits & _OUT or self._wasted >= _PATIENCE:
                 self._wasted = 0

@@ -127,8 +127,7 @@ def _connect(green: Green, sock: socket.socket, state: State, address: Any, call
     error = _begin(sock, state, address, call)
     while error == errno.EAGAIN and deadline is None and sock.family == _UNIX:
         green.what = f"<full backlog of {address!r}>"
-        green.leaf = None
-        park(green, green.host.clock() + _FULL_BACKLOG_DELAY)
+        park(green, green.host.clock() + _FULL_BACKLOG_DELAY, green.parks)
         error = _begin(sock, state, address, call)
     if error not in (errno.EINPROGRESS, errno.EINTR):
         return error

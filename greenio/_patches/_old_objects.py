@@ -45,11 +45,11 @@ class _Place:
     old: Any
     new: Any
 
-    def undo(self, is_in_use: Callable[[Any], bool]) -> None:
+    def undo(self, is_in_use: Callable[[Any], bool], holders: Mapping[int, list[Any]]) -> None:
         """Put the old object back, unless somebody has set the name since, or the new one is in use."""
         if is_in_use(getattr(self.new, "__self__", self.new)):
             return
-        for owner in self._owners():
+        for owner in holders.get(id(self.new), []) if self.owner is None else self._owners():
             if issubclass(type(owner), type):
                 if class_vars(owner).get(self.key) is self.new:
                     type.__setattr__(owner, self.key, self.old)
@@ -59,10 +59,19 @@ class _Place:
                     namespace[self.key] = self.old
 
     def _owners(self) -> list[Any]:
-        if self.owner is None:
-            return gc.get_referrers(self.new)  # what has slots only may have none for weak references
-        owner = self.owner if isinstance(self.owner, dict) else self.owner()
+        owner = self.owner() if isinstance(self.owner, ref) else self.owner
         return [] if owner is None else [owner]
+
+
+def _holders_of(places: list[_Place]) -> dict[int, list[Any]]:
+    """Find, by the ids of the new objects, what holds those whose owners have no slot for weak references."""
+    found: dict[int, list[Any]] = {id(place.new): [] for place in places if place.owner is None}
+    if found:
+        for holder in gc.get_referrers(*(place.new for place in places if place.owner is None)):
+            for held in gc.get_referents(holder):
+                if id(held) in found:
+                    found[id(held)].append(holder)
+    return found
 
 
 def _namespaces_of(owner: Any) -> list[Any]:
@@ -74,7 +83,7 @@ def _namespaces_of(owner: Any) -> list[Any]:
 
 
 def _same(found: Any, new: Any) -> bool:
-    return found is new or (type(new) is types.MethodType and found == new)
+    return found is new or (type(found) is type(new) is types.MethodType and found == new)
 
 
 def _has_waiters(owner: Any) -> bool:
@@ -118,9 +127,10 @@ class Adoption:
 
     def undo(self) -> None:
         """Put the old objects back, but for those that are in use."""
+        holders = _holders_of(self._places)
         while self._places:
             place = self._places.pop()
-            place.undo(self._is_in_use)
+            place.undo(self._is_in_use, holders)
             self._leave(getattr(place.new, "__self__", place.new))
 
     def _exchange_in(self, owner: Any, namespace: Any, made: dict[int, tuple[Any, Any]]) -> None:

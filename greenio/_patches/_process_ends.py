@@ -39,8 +39,7 @@ def nap(green: Green, delay: float, deadline: float | None) -> None:
     """Park for a short delay at most, but not beyond a deadline."""
     until = green.host.clock() + delay
     green.what = "child processes"
-    green.leaf = None
-    park(green, until if deadline is None else min(until, deadline))
+    park(green, until if deadline is None else min(until, deadline), green.parks)
 
 
 def wait_for_end(green: Green, pid: int, deadline: float | None) -> bool:

@@ -58,6 +58,7 @@ def recv(self: socket.socket, bufsize: int, flags: int = 0, /) -> bytes:
         green.operations += 1
         if green.operations > TURN:
             yield_once(green)
+        side.missed = False
         try:
             data = _c_recv(self, bufsize, DONTWAIT)
         except BlockingIOError:
@@ -141,6 +142,7 @@ def recv_into(self: socket.socket, buffer: Any, nbytes: int = 0, flags: int = 0)
         green.operations += 1
         if green.operations > TURN:
             yield_once(green)
+        side.missed = False
         try:
             count = _c_recv_into(self, buffer, nbytes, DONTWAIT)
         except BlockingIOError:

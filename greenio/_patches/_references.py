@@ -38,6 +38,7 @@ __all__ = [
 
 _module_vars: Callable[[object], dict[str, Any] | None] = vars(types.ModuleType)["__dict__"].__get__
 class_vars: Callable[[type], Mapping[str, Any]] = vars(type)["__dict__"].__get__
+_mro_of: Callable[[type], tuple[type, ...]] = vars(type)["__mro__"].__get__
 _class_module: Callable[[type], Any] = vars(type)["__module__"].__get__
 _class_name: Callable[[type], str] = vars(type)["__qualname__"].__get__
 _subclasses: Callable[[type], list[type]] = vars(type)["__subclasses__"]
@@ -364,17 +365,18 @@ class Slots:
     def __init__(self, instance: Any) -> None:
         self._instance = instance
         self._members: dict[str, types.MemberDescriptorType] = {}
-        for base in reversed(type(instance).__mro__):
+        for base in reversed(_mro_of(type(instance))):
             for name, found in tuple(class_vars(base).items()):
-                if type(found) is types.MemberDescriptorType:
+                if type(found) is types.MemberDescriptorType and found.__objclass__ is base:
                     self._members[name] = found
 
     def get(self, name: str) -> Any:
         """Look up what is in a slot; None if there is nothing in it, or no such slot."""
+        member = self._members.get(name)
         try:
-            return self._members[name].__get__(self._instance)
-        except (AttributeError, KeyError):
-            return None
+            return None if member is None else member.__get__(self._instance)
+        except Exception:
+            return None  # it is empty, or what a type in C shows cannot be read
 
     def items(self) -> list[tuple[str, Any]]:
         """List the slots by name, with None in those that are empty."""

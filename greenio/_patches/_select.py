@@ -112,7 +112,8 @@ def select(rlist: Iterable[Any], wlist: Iterable[Any], xlist: Iterable[Any], tim
     if interests:
         return wait_until(green, attempt, interests, deadline)
     green.what = "select.select"
-    park(green, deadline)  # on nothing: a way to sleep
+    while park(green, deadline, green.parks) is not TIMED_OUT:
+        pass  # it waits for nothing: a way to sleep
     return found
 
 
@@ -202,9 +203,8 @@ class _Poll(metaclass=_Hidden):
             attempt: partial[list[tuple[int, int]]] = partial(self._native.poll, 0)
             return wait_until(green, attempt, dict(self._masks), deadline)
         green.what = "select.poll"
-        green.leaf = None
-        while park(green, deadline) is not TIMED_OUT:
-            green.leaf = None
+        while park(green, deadline, green.parks) is not TIMED_OUT:
+            pass
         return []
 
 

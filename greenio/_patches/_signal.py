@@ -83,8 +83,7 @@ def _try_again(green: Green, attempt: Callable[[], list[Any]], deadline: float |
     while True:
         now = green.host.clock()
         green.what = "signals"
-        green.leaf = None
-        park(green, now + delay if deadline is None else min(deadline, now + delay))
+        park(green, now + delay if deadline is None else min(deadline, now + delay), green.parks)
         found = attempt()
         if found or (deadline is not None and green.host.clock() >= deadline):
             return found

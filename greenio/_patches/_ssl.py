@@ -235,11 +235,11 @@ def _await_turn(green: Green, state: State, deadline: float | None) -> None:
     """Park until no other green has a record half sent."""
     key = (state.key, green.host)
     while (queue := _writing.get(key)) is not None:
-        green.leaf = None
+        mark = green.parks
         queue.append(green)
         green.what = f"<turn to write fd={state.fd}>"
         try:
-            if park(green, deadline) is not READY:
+            if park(green, deadline, mark) is not READY:
                 raise TimeoutError(_TIMED_OUT["write", "write"])
         finally:
             queue.remove(green)

@@ -17,6 +17,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
+from .._core import forget
 from ._attempts import is_regular
 from ._buffered_files import READER_METHODS, WRITER_METHODS, adopt_buffered, settle
 from ._descriptors import write
@@ -129,6 +130,8 @@ def _raw_input(prompt: Any = "", stream: Any = None, input: Any = None, **option
     finally:
         for name in RAW_METHODS:
             vars(raw).pop(name, None)
+        with suppress(OSError, ValueError):
+            forget(raw.fileno())  # it is about to be closed natively
 
 
 PATCHES = (*patches(builtins, [input]), *patches(getpass, [_raw_input]))

@@ -30,9 +30,8 @@ def sleep(seconds: float, /) -> None:
         _original.sleep(seconds)  # negative, NaN or too long: raises
     green.what = "time.sleep"
     deadline = green.host.clock() + seconds
-    green.leaf = None
-    while park(green, deadline) is not TIMED_OUT:
-        green.leaf = None
+    while park(green, deadline, green.parks) is not TIMED_OUT:
+        pass
     return None
 
 

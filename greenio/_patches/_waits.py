@@ -119,15 +119,18 @@ def wait_any(green: Green, sides: list[Side], deadline: float | None) -> bool:
     if len(sides) == 1:
         return sides[0].wait(green, deadline)
     queued: list[Side] = []
-    green.leaf = None
+    mark = green.parks
     try:
         for side in sides:
+            if side.missed:
+                side.missed = False
+                return True
             if not side.armed:
                 side.watch.arm(side)
             side.waiters.append(green)
             queued.append(side)
         green.what = sides
-        return park(green, deadline) is READY
+        return park(green, deadline, mark) is READY
     finally:
         for side in queued:
             side.waiters.remove(green)
@@ -165,14 +168,17 @@ def _wait_through(outermost: Host, side: Side, fd: int, green: Green, deadline: 
     Every loop is an epoll, and so is every host's poller. Were each to watch the next, a loop in a loop in a loop would
     be too deep: Linux allows five epolls within one another (ELOOP).
     """
-    green.leaf = None
+    mark = green.parks
+    if side.missed:
+        side.missed = False
+        return True
     duplicate = _original.dup(fd)  # one for each waiter, since the loop takes one callback for each descriptor
     notice = _Notice(green, outermost.loop, duplicate)
     Context().run(outermost.loop.add_reader, duplicate, notice.pass_on)
     side.waiters.append(green)  # to be told when it is closed
     green.what = side
     try:
-        return park(green, deadline) is READY
+        return park(green, deadline, mark) is READY
     finally:
         side.waiters.remove(green)
         notice.end()

@@ -169,8 +169,8 @@ class PassableRLock(_WatchedLock, RLock):
                 return NOTHING
             lock.acquire()  # the thread has it by way of the native lock, around this green: once more
             return True
-        self._claims.append(me)
         try:
+            self._claims.append(me)
             if not lock.acquire(False):
                 return NOTHING
             if self._hold is not None and self._native_hold()[1] > 1:
@@ -179,7 +179,8 @@ class PassableRLock(_WatchedLock, RLock):
             self._hold = [me, 1]
             return True
         finally:
-            self._claims.remove(me)
+            if me in self._claims:
+                self._claims.remove(me)
 
     def _is_claimed(self, me: Any) -> bool:
         """Tell whether another green of this thread has the native lock, and is about to note that."""

@@ -177,14 +177,14 @@ class Shared:
         waiters.append(waiter)
         try:
             while True:
-                green.leaf = None
+                mark = green.parks
                 found = self._attempt_in_turn(waiter)
                 if found is not NOTHING:
                     return found
                 if waiter.missed:
                     self._note_miss()
                 green.what = self
-                wake = park(green, deadline)
+                wake = park(green, deadline, mark)
                 waiter.answer_invitation()
                 if wake is TIMED_OUT:
                     return self._attempt_in_turn(waiter)
