@@ -201,7 +201,7 @@ def test_report(client):
     }
     assert ours == {
         ("socket.socket.recv", "Client.elsewhere", "instance"),
-        ("socket.socket.recv", "Slotted", "instance"),
+        ("socket.socket.recv", "Slotted.receive", "instance"),
         ("socket.socket.recv", "default", "closure"),
         ("socket.socket.send", "default", "default"),
     }
