@@ -31,12 +31,12 @@ def acting_at(
     count = [0]
     native = _green.switch_out
 
-    def switch_out(green: Green, deadline: float | None) -> object:
+    def switch_out(green: Green, deadline: float | None, mark: int) -> object:
         if counts(green):
             count[0] += 1
             if count[0] == number:
                 act(green)
-        return native(green, deadline)
+        return native(green, deadline, mark)
 
     patches.setattr(_green, "switch_out", switch_out)
     patches.setattr(_await, "switch_out", switch_out)
