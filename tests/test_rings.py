@@ -196,11 +196,13 @@ def no_collector():
 
 @pytest.mark.usefixtures("no_collector")
 @pytest.mark.parametrize("case", CASES)
-def test_failed(arun, case):
+@pytest.mark.parametrize("in_task", [False, True], ids=["call", "task"])
+def test_failed(arun, case, in_task):
     async def main():
         gone = []
         try:
-            await to_greenlet(calling(case, gone))
+            call = to_greenlet(calling(case, gone))
+            await (asyncio.ensure_future(call) if in_task else call)
         except (Boom, TimeoutError, OSError, queue.Empty, subprocess.TimeoutExpired):
             pass
         else:

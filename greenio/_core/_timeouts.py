@@ -112,6 +112,7 @@ class Timeout:
             self._timer = None
         green = self._green
         assert green is not None
+        self._green = self._host = self._task = None  # a task that keeps the error would make a ring with it
         if not self._expired:
             return
         if _uncancel(green) > self._cancelling:
