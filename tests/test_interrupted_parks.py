@@ -356,7 +356,7 @@ def test_finalizers_that_park(arun, kind):
                     time.sleep(0)
                     inside.remove(name)
 
-        await asyncio.wait_for(asyncio.gather(*(spawn(work, number) for number in range(3))), 15)
+        await asyncio.wait_for(asyncio.gather(*(spawn(work, number) for number in range(3))), 40)
 
     before = gc.get_threshold()
     gc.set_threshold(3)
