@@ -23,11 +23,11 @@ from ._entry import (
 from ._green import (
     READY,
     TIMED_OUT,
-    Forked,
     Green,
     GreenletExit,
     Identity,
     current_green,
+    forked_green,
     getcurrent,
     greens,
     park,
@@ -55,7 +55,6 @@ from ._timeouts import Timeout, timeout, timeout_at
 __all__ = [
     "READY",
     "TIMED_OUT",
-    "Forked",
     "Green",
     "GreenletExit",
     "HasFileno",
@@ -73,6 +72,7 @@ __all__ = [
     "drive",
     "eager_task_factory",
     "forget",
+    "forked_green",
     "frame_of_parked",
     "frames_of",
     "function_of",

@@ -87,6 +87,7 @@ __all__ = [
     "Wake",
     "current_green",
     "disturbed",
+    "forked_green",
     "getcurrent",
     "greenlet",
     "greens",
@@ -360,6 +361,16 @@ def current_green() -> Green | None:
             # not the ancestor counts, but the green that has the thread.
             return ancestor.thread.active
         ancestor = ancestor.parent
+    return None
+
+
+def forked_green() -> Forked | None:
+    """Look up the green that the caller was before its process was forked; None elsewhere. Never parks."""
+    current = getcurrent()
+    while current is not None:
+        if current.__class__ is Forked:
+            return current
+        current = current.parent  # type: ignore[assignment]
     return None
 
 

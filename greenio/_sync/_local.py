@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeAlias
 
 from .. import _original
-from .._core import Forked, current_green, getcurrent
+from .._core import current_green, forked_green, getcurrent
 
 __all__ = ["LOCAL_METHODS", "GreenIdentity", "OldLocal", "be_the_thread", "current_identity", "local"]
 
@@ -120,14 +120,12 @@ if hasattr(os, "register_at_fork"):
 
 
 def _forked_identity() -> GreenIdentity | None:
-    current: Any = getcurrent()
-    while current is not None and current.__class__ is not Forked:
-        current = current.parent
-    if current is None or current.visible or current.host is None:
+    green = forked_green()
+    if green is None or green.visible or green.host is None:
         return None
-    found: Any = current.identity
+    found: Any = green.identity
     if found is None:
-        found = current.identity = GreenIdentity()
+        found = green.identity = GreenIdentity()
     return None if found.__class__ is _ThreadsOwn else found
 
 

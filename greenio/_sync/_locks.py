@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn, cast
 
 from .. import _original
-from .._core import Forked, Green, current_green, getcurrent
+from .._core import Green, current_green, forked_green, getcurrent
 from ._waiting import NOTHING, Shared
 
 __all__ = ["Lock", "PlainLock", "RLock", "identity"]
@@ -481,11 +481,6 @@ def identity() -> Green | int:
     In a forked child, what was a green when it took a lock is still the one that may release it.
     """
     green = current_green()
-    if green is not None:
-        return green
-    current: Any = getcurrent()
-    while current.parent is not None:
-        if current.__class__ is Forked:
-            return cast(Green, current)
-        current = current.parent
-    return _get_ident()
+    if green is None:
+        green = forked_green()
+    return _get_ident() if green is None else green
