@@ -249,7 +249,7 @@ def test_what_loops_lack_goes_to_their_executor(patched, name, args):
 
         def submit(self, work):
             future: concurrent.futures.Future = concurrent.futures.Future()
-            self.asked.append((work.func, work.args, future))
+            self.asked.append((getattr(work.func, "__wrapped__", work.func), work.args, future))
             return future
 
     async def main():
@@ -270,6 +270,18 @@ def test_what_loops_lack_goes_to_their_executor(patched, name, args):
         assert await task == "answer"
 
     asyncio.run(main())
+
+
+def test_look_ups_at_once_do_not_mix_their_answers(patched, arun):
+    """The C library gives all threads the answers of these in the same place."""
+
+    def look_up():
+        for _ in range(20):
+            assert socket.getservbyname("http") == 80
+            assert socket.getservbyport(53, "udp") == "domain"
+            assert socket.getprotobyname("tcp") == 6
+
+    arun(lambda: asyncio.wait_for(asyncio.gather(*(to_greenlet(look_up) for _ in range(50))), 30))
 
 
 def test_cancelled_and_timed_out(resolver_loop):

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -37,31 +39,58 @@ def getnameinfo(sockaddr: Any, flags: int, /) -> Any:
     return name_of(green, sockaddr, flags)
 
 
-def _off_thread(native: Callable[..., Any], *, numeric_at_once: bool) -> Callable[..., Any]:
+def _off_thread(
+    native: Callable[..., Any], *, numeric_at_once: bool = False, one_at_a_time: bool = False
+) -> Callable[..., Any]:
     """Make the green twin of a function that loops have no method for.
 
     Args:
         native: The function.
         numeric_at_once: It takes a host, and looks nothing up if that is an address in figures.
+        one_at_a_time: No two threads may be in it.
     """
+    ask = _one_at_a_time(native) if one_at_a_time else native
 
     def call(*args: Any) -> Any:
         green = current_green()
         if green is None or (numeric_at_once and args and is_numeric(args[0])):
-            return native(*args)
-        return ask_executor(green, native, *args)
+            return ask(*args)
+        return ask_executor(green, ask, *args)
 
     made: Callable[..., Any] = like(native)(call)
     return made
+
+
+_asking = _original.RLock()
+"""Held while the database of services or that of protocols is asked."""
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_asking._at_fork_reinit)  # type: ignore[attr-defined]  # a thread may hold it
+
+
+def _one_at_a_time(native: Callable[..., Any]) -> Callable[..., Any]:
+    """Keep other threads out of a function whose answer lies in one place of the C library's for all of them.
+
+    CPython lets go of the interpreter while it asks, so that one thread may read what another has asked for (see
+    getservent(3)). A program that has one thread must not get that from the threads that work for its greens.
+    """
+
+    @functools.wraps(native)
+    def ask(*args: Any) -> Any:
+        with _asking:
+            return native(*args)
+
+    return ask
 
 
 _GREENS = [
     getaddrinfo,
     getnameinfo,
     *(_off_thread(native, numeric_at_once=True) for native in (socket.gethostbyname, socket.gethostbyname_ex)),
+    _off_thread(socket.gethostbyaddr),
     *(
-        _off_thread(native, numeric_at_once=False)
-        for native in (socket.gethostbyaddr, socket.getservbyname, socket.getservbyport, socket.getprotobyname)
+        _off_thread(native, one_at_a_time=True)
+        for native in (socket.getservbyname, socket.getservbyport, socket.getprotobyname)
     ),
 ]
 
