@@ -11,6 +11,9 @@ __all__ = ["MODULES", "Module", "chosen"]
 DEFAULT = (3, 11)
 """The version whose CI run is the full one. The others run the core."""
 
+NEWEST = (3, 13)
+"""The version whose CI run has, beside the core, what builds of the default one lack."""
+
 
 @dataclass(frozen=True)
 class Module:
@@ -20,6 +23,7 @@ class Module:
         name: Its name.
         green: Whether its suite is run in a greenlet, too.
         core: Whether CI runs it on every version.
+        lacked: Whether builds of the default version lack it, so that CI runs it on the newest.
         whole: Whether all of it is run unpatched too, to compare with; if that is too slow, just what did not pass.
         limit: Seconds for one run, on a loaded machine.
         test_limit: Seconds for one test, before it is cancelled if it is green.
@@ -30,6 +34,7 @@ class Module:
     name: str
     green: bool = True
     core: bool = False
+    lacked: bool = False
     whole: bool = True
     limit: float = 600.0
     test_limit: float = 60.0
@@ -46,7 +51,6 @@ class Module:
         return find_spec(self.full_name) is not None
 
 
-# Some builds of CPython 3.11 and 3.12 lack test_concurrent_futures and test_multiprocessing_*, hence those are core.
 MODULES = (
     Module("test_socket", core=True, weight=40),
     Module("test_ssl", core=True, weight=40),
@@ -90,7 +94,7 @@ MODULES = (
     Module("test_asynchat"),
     Module("test_smtpd"),
     Module("test_logging", weight=18),
-    Module("test_concurrent_futures", core=True, whole=False, limit=1200, weight=170),
+    Module("test_concurrent_futures", lacked=True, whole=False, limit=1200, weight=170),
     Module("test_context"),
     Module("test_sched"),
     Module("test_contextlib"),
@@ -100,13 +104,15 @@ MODULES = (
     Module("test_threadedtempfile"),
     Module("test_faulthandler", weight=16),
     Module("test_asyncio", green=False, limit=1200, weight=200),
-    Module("test_multiprocessing_fork", green=False, core=True, whole=False, limit=1200, weight=65),
-    Module("test_multiprocessing_spawn", green=False, core=True, whole=False, limit=1200, weight=120),
-    Module("test_multiprocessing_forkserver", green=False, core=True, whole=False, limit=1200, weight=125),
+    Module("test_multiprocessing_fork", green=False, lacked=True, whole=False, limit=1200, weight=65),
+    Module("test_multiprocessing_spawn", green=False, lacked=True, whole=False, limit=1200, weight=120),
+    Module("test_multiprocessing_forkserver", green=False, lacked=True, whole=False, limit=1200, weight=125),
 )
 
 
 def chosen(ci: bool) -> list[Module]:
     """List the modules that this interpreter is to run, if it has them."""
-    full = sys.version_info[:2] == DEFAULT
-    return [module for module in MODULES if not ci or full or module.core]
+    version = sys.version_info[:2]
+    if not ci or version == DEFAULT:
+        return list(MODULES)
+    return [module for module in MODULES if module.core or (module.lacked and version == NEWEST)]
