@@ -56,6 +56,7 @@ __all__ = [
     "reader",
     "registrations",
     "renew",
+    "retry",
     "wait_readable",
     "wait_writable",
     "writer",
@@ -253,19 +254,19 @@ class Watch:
         self.poller.watches.pop(self.fd, None)
         self.reader.armed = self.writer.armed = False
         self.poller.change(self, 0)
-        if self.reader.waiters or self.writer.waiters:
-            self.host.call_soon(_wake_closed, self)
+        if self.waiters:
+            self.host.call_soon(_wake_waiters, self, True)
 
 
 def _closed_error() -> OSError:
     return OSError(errno.EBADF, os.strerror(errno.EBADF))
 
 
-def _wake_closed(watch: Watch) -> None:
-    for green in (*watch.reader.waiters, *watch.writer.waiters):
+def _wake_waiters(watch: Watch, is_closed: bool) -> None:
+    for green in watch.waiters:
         if green.waiting:
             green.waiting = False
-            resume(green, _closed_error())
+            resume(green, _closed_error() if is_closed else READY)
 
 
 class Poller:
@@ -392,6 +393,18 @@ def forget(fd: int) -> None:
     if fd in _by_fd:
         for watch in _by_fd.pop(fd, ()):
             watch.drop()
+
+
+def retry(fd: int) -> None:
+    """Have all that wait for a descriptor try again, since no edge may tell of what has become of it. Never parks.
+
+    May be called from any thread.
+    """
+    for watch in tuple(_by_fd.get(fd, ())):
+        for side in (watch.reader, watch.writer):
+            side.ready = side.missed = True
+        if watch.waiters:
+            watch.host.call_soon(_wake_waiters, watch, False)
 
 
 def renew(fd: int) -> None:

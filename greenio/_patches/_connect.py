@@ -110,6 +110,8 @@ def connect_ex(self: socket.socket, address: Any, /) -> int:
         return _connect(green, self, state, address, _C.connect_ex)
     except TimeoutError:
         return errno.EWOULDBLOCK
+    except BlockingIOError as error:
+        return error.errno or errno.EINPROGRESS  # the kernel's own time limit
 
 
 _Call = Callable[[socket.socket, Any], int | None]

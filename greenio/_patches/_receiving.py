@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import _socket
 import socket
+import sys
+from fcntl import ioctl
 from operator import index
+from termios import FIONREAD
 from typing import Any
 
 from .._core import Green, current_green, getcurrent, yield_once
@@ -92,6 +95,8 @@ def _recv_flagged(green: Green, sock: socket.socket, state: State, bufsize: int,
             yield_once(green)
         return _c_recv(sock, bufsize, flags)
     if not _waits_for_all(state, flags) or bufsize <= 0:
+        if _peeks_at_all(state, flags):
+            _await_octets(green, state, bufsize)
         return plain(green, sock, state, "read", _C.recv, (bufsize,), flags)  # type: ignore[no-any-return]
     buffer = bytearray(bufsize)
     received = _fill(green, sock, state, memoryview(buffer), flags)
@@ -103,6 +108,21 @@ def _waits_for_all(state: State, flags: int) -> bool:
     if not isinstance(flags, int) or not flags & _WAITALL or flags & (NEVER_BLOCKS | _PEEK):
         return False
     return state.stream and state.timeout is None
+
+
+def _peeks_at_all(state: State, flags: int) -> bool:
+    """Tell whether the kernel would wait for all octets, and leave them where they are: over TCP it does."""
+    both = _PEEK | _WAITALL
+    if not isinstance(flags, int) or flags & both != both or flags & NEVER_BLOCKS:
+        return False
+    return state.drains and state.timeout is None
+
+
+def _await_octets(green: Green, state: State, size: int) -> None:
+    """Park until there are so many octets, or no more will come."""
+    side = state.side(green, "read")
+    while not side.hung and int.from_bytes(ioctl(state.fd, FIONREAD, bytes(4)), sys.byteorder) < size:
+        side.wait(green, None)
 
 
 def _fill(green: Green, sock: socket.socket, state: State, view: memoryview, flags: int) -> int:
@@ -179,6 +199,8 @@ def _size(buffer: Any) -> int:
 def _recv_into_flagged(green: Green, sock: socket.socket, state: State, buffer: Any, nbytes: int, flags: int) -> int:
     size = _size(buffer)
     if not _waits_for_all(state, flags) or not size or not 0 <= index(nbytes) <= size:
+        if _peeks_at_all(state, flags):
+            _await_octets(green, state, index(nbytes) or size)
         return plain(green, sock, state, "read", _C.recv_into, (buffer, nbytes), flags)  # type: ignore[no-any-return]
     with memoryview(buffer) as view, view.cast("B") as octets, octets[: index(nbytes) or size] as wanted:
         if wanted.readonly:
@@ -195,6 +217,8 @@ def recvfrom(self: socket.socket, bufsize: int, flags: int = 0, /) -> Any:
         except BlockingIOError:
             return natively(self, "read", flags, _C.recvfrom, bufsize, flags)
     state = state_of(self)
+    if _peeks_at_all(state, flags):
+        _await_octets(green, state, index(bufsize))
     data, address = plain(green, self, state, "read", _C.recvfrom, (bufsize,), _unhurried(state, flags))
     return data + _more(green, self, state, data, bufsize, flags), address
 
@@ -229,6 +253,8 @@ def recvfrom_into(self: socket.socket, buffer: Any, nbytes: int = 0, flags: int 
             return natively(self, "read", flags, _C.recvfrom_into, buffer, nbytes, flags)
     state = state_of(self)
     args = (buffer, nbytes)
+    if _peeks_at_all(state, flags):
+        _await_octets(green, state, index(nbytes) or _size(buffer))
     count, address = plain(green, self, state, "read", _C.recvfrom_into, args, _unhurried(state, flags))
     if count and _waits_for_all(state, flags):
         with memoryview(buffer) as view, view.cast("B") as octets, octets[count : nbytes or None] as rest:
@@ -246,6 +272,8 @@ def recvmsg(self: socket.socket, bufsize: int, ancbufsize: int = 0, flags: int =
             return natively(self, "read", flags, _C.recvmsg, bufsize, ancbufsize, flags)
     state = state_of(self)
     args = (bufsize, ancbufsize)
+    if _peeks_at_all(state, flags):
+        _await_octets(green, state, index(bufsize))
     data, ancillary, *rest = plain(green, self, state, "read", _C.recvmsg, args, _unhurried(state, flags))
     if not ancillary:  # the kernel's wait ends with a message that has some
         data += _more(green, self, state, data, bufsize, flags)
@@ -263,6 +291,8 @@ def recvmsg_into(self: socket.socket, buffers: Any, ancbufsize: int = 0, flags: 
             return natively(self, "read", flags, _C.recvmsg_into, buffers, ancbufsize, flags)
     state = state_of(self)
     args = (buffers, ancbufsize)
+    if _peeks_at_all(state, flags):
+        _await_octets(green, state, sum(map(_size, buffers)))
     count, ancillary, *rest = plain(green, self, state, "read", _C.recvmsg_into, args, _unhurried(state, flags))
     if count and not ancillary and _waits_for_all(state, flags):
         count += _fill_buffers(green, self, state, buffers, count, flags)

@@ -93,7 +93,8 @@ def name_of(green: Green, address: Any, flags: int) -> Any:
     """Do what `socket.getnameinfo` does. Parks, unless there is nothing to look up."""
     if flags.__class__ is Asked or not isinstance(flags, int) or flags & _NUMERIC_NAME == _NUMERIC_NAME:
         return _original.getnameinfo(address, flags)
-    _original.getnameinfo(address, flags | _NUMERIC_NAME)  # no look-up, but the native errors for a bad address
+    figures = flags & ~_socket.NI_NAMEREQD | _NUMERIC_NAME  # no look-up, but the native errors for a bad address
+    _original.getnameinfo(address, figures)
     return drive(green, green.host.loop.getnameinfo(address, Asked(flags)))
 
 

@@ -28,7 +28,8 @@ Wait: TypeAlias = Callable[[Green, Any, Attempt, float | None], list[Any]]
 
 def _wait_for_each(green: Green, selector: Any, attempt: Attempt, deadline: float | None) -> list[Any]:
     """Wait for a selector that has nothing but a list of descriptors: select, poll."""
-    interests = {key.fd: _MASKS[key.events] for key in selector.get_map().values()}
+    keys = (selector.get_map() or {}).values()  # a closed selector has no map, and waits for its timeout
+    interests = {key.fd: _MASKS[key.events] for key in keys}
     return wait_until(green, attempt, interests, deadline)
 
 

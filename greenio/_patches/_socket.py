@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import _socket
 import socket
+import struct
 import sys
 from operator import index
 from typing import Any
 
 from .. import _original
-from .._core import forget
+from .._core import Green, NativeWork, drive, forget, retry
 from ._close import CLOSE
 from ._connect import METHODS as _CONNECT_METHODS
 from ._makefile import HIDDEN, is_native_file
@@ -21,7 +22,7 @@ from ._makefile import METHODS as _MAKEFILE_METHODS
 from ._receiving import METHODS as _RECEIVING
 from ._sendfile import METHODS as _SENDFILE_METHODS
 from ._sending import METHODS as _SENDING
-from ._socket_state import adopt, can_adopt, release, release_sockets, states
+from ._socket_state import adopt, can_adopt, green_caller, release, release_sockets, states
 from ._table import Group, like, patches
 
 __all__ = ["GROUP"]
@@ -37,7 +38,33 @@ def _real_close(self: socket.socket, _ss: Any = _C) -> None:
     states.pop(id(self), None)
     if (fd := self.fileno()) >= 0:
         forget(fd)
+        green = green_caller()
+        if green is not None and _lingers(self):
+            _close_in_thread(green, _C.detach(self))
+            return
     _native_real_close(self, _ss)
+
+
+_LINGER = struct.Struct("@ii")
+
+
+def _lingers(sock: socket.socket) -> bool:
+    """Tell whether to close a socket may wait until the peer has got everything: even if it is non-blocking."""
+    try:
+        on, seconds = _LINGER.unpack(_C.getsockopt(sock, _socket.SOL_SOCKET, _socket.SO_LINGER, _LINGER.size))
+    except OSError:
+        return False
+    return bool(on and seconds)
+
+
+def _close_in_thread(green: Green, fd: int) -> None:
+    """Close a descriptor in a thread of the host loop's executor. Parks; if it is cancelled the thread goes on."""
+    try:
+        closing = green.host.loop.run_in_executor(None, NativeWork(_native_socket_close, fd))
+    except RuntimeError:  # the loop, or its executor, is at its end
+        _native_socket_close(fd)
+    else:
+        drive(green, closing)
 
 
 _native_detach = socket.socket.detach
@@ -126,9 +153,24 @@ class _Timeout:
         raise AttributeError("attribute 'timeout' of '_socket.socket' objects is not writable")
 
 
+@like(_C.shutdown)
+def shutdown(self: socket.socket, how: int, /) -> None:
+    _C.shutdown(self, how)
+    retry(self.fileno())  # a Unix socket whose peer reads nothing tells its own writers no edge
+
+
+@like(_C.setsockopt)
+def setsockopt(self: socket.socket, *args: Any) -> None:
+    _C.setsockopt(self, *args)
+    if len(args) > 1 and args[0] == _socket.SOL_SOCKET and args[1] in _LIMITS and (state := states.get(id(self))):
+        state.look(self)
+
+
+_LIMITS = (_socket.SO_RCVTIMEO, _socket.SO_SNDTIMEO)
+
 _METHODS: list[Any] = [
     *_RECEIVING, *_SENDING, *_CONNECT_METHODS, *_MAKEFILE_METHODS, *_SENDFILE_METHODS,
-    _real_close, detach, settimeout, setblocking, gettimeout, getblocking, _Timeout(),
+    _real_close, detach, settimeout, setblocking, gettimeout, getblocking, shutdown, setsockopt, _Timeout(),
 ]  # fmt: skip
 
 _native_socket_close = _socket.close

@@ -10,8 +10,10 @@ code that uses an adopted socket gets what the user's timeout says: see `nativel
 from __future__ import annotations
 
 import _socket
+import errno
 import os
 import socket
+import struct
 from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
@@ -19,7 +21,7 @@ from typing import Any, Literal
 from weakref import ref
 
 from .. import _original
-from .._core import Green, Host, Side, current_green, forget, getcurrent, reader, renew, writer, yield_once
+from .._core import Green, Host, Side, current_green, forget, getcurrent, park, reader, renew, writer, yield_once
 
 __all__ = [
     "DONTWAIT",
@@ -35,6 +37,8 @@ __all__ = [
     "green_caller",
     "listed",
     "natively",
+    "note_mode",
+    "note_new_file",
     "plain",
     "ready_natively",
     "release",
@@ -46,6 +50,7 @@ __all__ = [
 ]
 
 _C = _socket.socket
+_set_blocking = os.set_blocking
 
 DONTWAIT = int(socket.MSG_DONTWAIT)  # `|` with an IntFlag costs a microsecond
 
@@ -69,7 +74,9 @@ class State(ref["socket.socket"]):
         adopted: The C timeout is zero, while the user's is not.
         drains: Whether a short read means that nothing is left.
         fd: The descriptor.
+        is_crowded: Whether it may be reported writable although the peer takes nothing: datagrams between Unix sockets.
         key: The socket's id.
+        limits: By direction, seconds after which the kernel gives up: SO_RCVTIMEO and SO_SNDTIMEO, if there are any.
         mode: Held while the descriptor's mode is switched for the length of one system call.
         reader: Waits for reading, on the host that used the socket last.
         stream: Whether a blocking send takes everything.
@@ -77,7 +84,19 @@ class State(ref["socket.socket"]):
         writer: Waits for writing, on the host that used the socket last.
     """
 
-    __slots__ = ("adopted", "drains", "fd", "key", "mode", "reader", "stream", "timeout", "writer")
+    __slots__ = (
+        "adopted",
+        "drains",
+        "fd",
+        "is_crowded",
+        "key",
+        "limits",
+        "mode",
+        "reader",
+        "stream",
+        "timeout",
+        "writer",
+    )
 
     def __init__(self, sock: socket.socket, callback: Callable[[State], None]) -> None:
         super().__init__(sock, callback)  # type: ignore[call-arg]
@@ -85,21 +104,42 @@ class State(ref["socket.socket"]):
         self.fd = sock.fileno()
         self.timeout: float | None = _C.gettimeout(sock)
         self.adopted = False
+        family = _C.family.__get__(sock)
         self.stream = _C.type.__get__(sock) == socket.SOCK_STREAM
         # A read of a Unix socket ends where a message with descriptors does.
-        self.drains = self.stream and _C.family.__get__(sock) in (socket.AF_INET, socket.AF_INET6)
+        self.drains = self.stream and family in (socket.AF_INET, socket.AF_INET6)
+        self.is_crowded = family == _UNIX and not self.stream
+        self.limits: dict[str, float] | None = None
         self.mode = _original.RLock()
         self.reader: Any = _NOWHERE
         self.writer: Any = _NOWHERE
+        if self.fd >= 0 and not isinstance(sock, _original.SSLSocket):  # `_ssl` tries again when the kernel gives up
+            self.look(sock)
+
+    def look(self, sock: socket.socket) -> None:
+        """Find out what the kernel was asked for, and whose number the descriptor is now."""
+        self.reader = self.writer = _NOWHERE
+        try:
+            limits = {direction: _limit(sock, option) for direction, option in _LIMITS.items()}
+        except OSError:
+            limits = {}  # EBADF, or no socket any more
+        self.limits = limits if any(limits.values()) else None
 
     def read_side(self, host: Host) -> Side:
         """Look up what to wait on for reading. Loops of several threads may share the socket, so ask at every use."""
-        side = self.reader = reader(host, self.fd)
+        side = reader(host, self.fd)
+        if self.limits is not None:
+            return _Impatient(side, self.limits["read"])  # type: ignore[return-value]  # not kept: asked at every use
+        self.reader = side
         return side
 
     def write_side(self, host: Host) -> Side:
         """Look up what to wait on for writing."""
-        side = self.writer = writer(host, self.fd)
+        side = writer(host, self.fd)
+        if self.limits is not None or self.is_crowded:
+            limit = 0.0 if self.limits is None else self.limits["write"]
+            return _Impatient(side, limit, self.is_crowded)  # type: ignore[return-value]
+        self.writer = side
         return side
 
     def side(self, green: Green, direction: Direction) -> Side:
@@ -113,6 +153,79 @@ class State(ref["socket.socket"]):
     def wait(self, green: Green, direction: Direction, deadline: float | None) -> bool:
         """Park until an edge, after the socket was found not ready; False if the deadline came first."""
         return self.side(green, direction).wait(green, deadline)
+
+
+_UNIX = getattr(socket, "AF_UNIX", None)
+_LIMITS: dict[str, int] = {"read": socket.SO_RCVTIMEO, "write": socket.SO_SNDTIMEO}
+_TIMEVAL = struct.Struct("@ll")
+
+
+def _limit(sock: socket.socket, option: int) -> float:
+    """Tell after how many seconds the kernel gives up; zero if it never does."""
+    seconds, rest = _TIMEVAL.unpack(_C.getsockopt(sock, socket.SOL_SOCKET, option, _TIMEVAL.size))
+    return float(seconds + rest / 1e6)
+
+
+class _Impatient:
+    """A side whose waits end without a deadline of the caller's: by the kernel's time limit, or for a look in between.
+
+    Attributes:
+        side: The side.
+    """
+
+    __slots__ = ("_is_crowded", "_limit", "side")
+
+    _NAP = 0.001
+    """Seconds between two attempts to send to a Unix socket whose queue is full: the sender's poll does not tell."""
+
+    def __init__(self, side: Side, limit: float, is_crowded: bool = False) -> None:
+        self.side = side
+        self._limit = limit
+        self._is_crowded = is_crowded
+
+    host = property(lambda self: self.side.host)
+    hung = property(lambda self: self.side.hung)
+    ready = property(lambda self: self.side.ready, lambda self, value: setattr(self.side, "ready", value))
+    missed = property(lambda self: self.side.missed, lambda self, value: setattr(self.side, "missed", value))
+
+    def wait(self, green: Green, deadline: float | None) -> bool:
+        """Do what `Side.wait` does.
+
+        Raises:
+            BlockingIOError: The kernel's time limit came first.
+        """
+        end = deadline
+        if deadline is None and self._limit:
+            end = green.host.clock() + self._limit
+        if self._is_crowded and _is_writable(self.side.watch.fd):
+            now = green.host.clock()
+            green.what = self.side
+            park(green, now + self._NAP if end is None else min(end, now + self._NAP), green.parks)
+            ready = end is None or green.host.clock() < end
+        else:
+            ready = self.side.wait(green, end)
+        return ready or self._give_up(deadline, errno.EAGAIN)
+
+    def wait_level(self, green: Green, deadline: float | None) -> bool:
+        """Do what `Side.wait_level` does.
+
+        Raises:
+            BlockingIOError: The kernel's time limit came first.
+        """
+        end = green.host.clock() + self._limit if deadline is None and self._limit else deadline
+        return self.side.wait_level(green, end) or self._give_up(deadline, errno.EINPROGRESS)
+
+    def _give_up(self, deadline: float | None, reason: int) -> bool:
+        if deadline is None and self._limit:
+            raise BlockingIOError(reason, os.strerror(reason))
+        return False
+
+
+def _is_writable(fd: int) -> bool:
+    assert _original.poll is not None
+    poller = _original.poll()
+    poller.register(fd, _EVENTS["write"])
+    return bool(poller.poll(0))
 
 
 class _Nowhere:
@@ -140,11 +253,29 @@ def state_of(sock: socket.socket) -> State:
         state = State(sock, _gone)
         if state.fd < 0:
             return state
+        if state.timeout is None and not isinstance(sock, _original.SSLSocket) and not os.get_blocking(state.fd):
+            state.timeout = 0.0  # the user made the descriptor itself non-blocking; asked anew at each use
+            return state
         states[state.key] = state
         renew(state.fd)
         if state.timeout:
             adopt(sock, state)
     return state
+
+
+def note_new_file(fd: int) -> None:
+    """Take note that a number stands for another file than before, with the same socket objects."""
+    for state in tuple(states.values()):
+        if state.fd == fd and (sock := state()) is not None:
+            state.look(sock)
+            state.drains = False  # it may be of any kind now
+
+
+def note_mode(fd: int) -> None:
+    """Take note that somebody has set the mode of a descriptor: what that means is found out at the next use."""
+    for state in tuple(states.values()):
+        if state.fd == fd and state.timeout is None and not state.adopted:
+            states.pop(state.key, None)
 
 
 def adopt(sock: socket.socket, state: State) -> None:
@@ -263,7 +394,7 @@ class unblocked:  # noqa: N801 - reads as a statement: `with unblocked(sock, sta
         if self._fd < 0:
             return
         if self._state.adopted:
-            os.set_blocking(self._fd, False)
+            _set_blocking(self._fd, False)
         else:
             _C.setblocking(self._sock, False)
 

@@ -36,6 +36,7 @@ from ._socket_state import (
     deadline_of,
     green_caller,
     ready_natively,
+    release,
     release_sockets,
     state_of,
     states,
@@ -321,18 +322,32 @@ _native_unwrap = SSLSocket.unwrap
 def unwrap(self: SSLSocket) -> socket.socket:
     green = green_caller()
     if green is None:
-        try:
-            return _native_unwrap(self)
-        except _WANTS:
-            if adopted_state(self) is None:
-                raise
-        return _natively(self, "unwrap", _native_unwrap)  # type: ignore[no-any-return]
+        return _unwrap_natively(self)
     sslobj: Any = self._sslobj  # type: ignore[attr-defined]
     if sslobj is None or (state := _waiting_state(self)) is None:
         return _native_unwrap(self)
     plain = _complete(green, self, state, deadline_of(green, state.timeout), "unwrap", None, sslobj.shutdown)
     self._sslobj = None  # type: ignore[attr-defined]
+    _block_again(self)
     return plain  # type: ignore[no-any-return]
+
+
+def _unwrap_natively(sock: SSLSocket) -> socket.socket:
+    try:
+        plain = _native_unwrap(sock)
+    except _WANTS:
+        if adopted_state(sock) is None:
+            raise
+        plain = _natively(sock, "unwrap", _native_unwrap)
+    _block_again(sock)
+    return plain
+
+
+def _block_again(sock: SSLSocket) -> None:
+    """Put the descriptor back in its mode after the end of TLS: it may be handed to a child process now."""
+    state = adopted_state(sock)
+    if state is not None and state.timeout is None:
+        release(sock, state)
 
 
 _native_real_close = SSLSocket._real_close  # type: ignore[attr-defined]
