@@ -156,7 +156,7 @@ class TestLikeAnyThread:
 
             thread = await to_greenlet(work)
             assert [(args.exc_type, args.thread) for args in seen][:1] == [(ZeroDivisionError, thread)]
-            assert len(seen) == 1
+            assert [args.exc_type for args in seen][1:] == [SystemExit]  # which the stock hook does not show
 
         arun(main)
 

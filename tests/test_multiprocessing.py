@@ -908,6 +908,30 @@ def test_process_pool_executor(arun):
     assert arun(lambda: to_greenlet(work)) == ([2, 3], (3, 1))
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_pool_that_coroutines_use_too(arun, method):
+    """`run_in_executor` takes the lock of the pool natively, and waits for nobody who is parked with it."""
+    import concurrent.futures
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        context = multiprocessing.get_context(method)
+        with concurrent.futures.ProcessPoolExecutor(2, mp_context=context) as executor:
+            green = [asyncio.ensure_future(to_greenlet(executor.submit, abs, -number)) for number in range(200)]
+            native = []
+            while not all(task.done() for task in green):
+                await asyncio.sleep(0)
+                native.append(loop.run_in_executor(executor, abs, -1))
+            done = await asyncio.wait_for(asyncio.gather(*native), 30)
+            assert done == [1] * len(native)
+            assert native
+            results = await asyncio.gather(*(to_greenlet(task.result().result, 30) for task in green))
+            assert results == list(range(200))
+            await to_greenlet(executor.shutdown)
+
+    arun(main)
+
+
 class TestOldObjects:
     def test_made_before_the_patch(self, arun):
         monkey.unpatch_all()

@@ -15,7 +15,7 @@ from functools import partial
 
 import pytest
 
-from greenio import await_, monkey, spawn, to_greenlet
+from greenio import _original, await_, monkey, spawn, to_greenlet
 from waiting import until, until_parked
 
 NATIVE_LOCK, NATIVE_RLOCK = [_thread.LockType], [_thread.RLock]  # in containers, where a patch leaves them alone
@@ -181,6 +181,34 @@ def test_held_by_way_of_the_old_reference(arun, holder, kind, seconds):
     with monkey.patched():
         arun(main)
     thread.join(20)
+
+
+def test_when_no_thread_can_be_started(arun, monkeypatch):
+    """A green that cannot have a thread look after an old lock says so, and the next one tries again."""
+    holder = Holder()
+    old = holder.lock
+    refuse = iter([True])
+
+    def start(*args):
+        if next(refuse, False):
+            raise RuntimeError("can't start new thread")
+        return native(*args)
+
+    async def main():
+        monkeypatch.setattr(_original, "start_new_thread", start)
+        old.acquire()
+        with pytest.raises(RuntimeError, match="start new thread"):
+            await to_greenlet(holder.lock.acquire, timeout=0.05)
+        waiting = asyncio.ensure_future(to_greenlet(holder.lock.acquire, timeout=10))
+        await until_parked()
+        begin = time.monotonic()
+        old.release()
+        assert await waiting
+        assert time.monotonic() - begin < 5
+
+    native = _original.start_new_thread
+    with monkey.patched():
+        arun(main)
 
 
 def test_unpatched_while_a_green_waits(arun, holder):

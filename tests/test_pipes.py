@@ -431,6 +431,41 @@ def test_a_failed_write_keeps_no_buffer(arun, pipe):
     arun(lambda: to_greenlet(work))
 
 
+def test_nothing_is_moved_at_once(arun, pipe, terminal, way):
+    """Pipes, sockets and terminals let a call that moves no octet pass, whatever is there; and so do these."""
+    sockets, full, files = socket.socketpair(), os.pipe(), []
+
+    def opened(fd, mode):
+        files.append(os.fdopen(os.dup(fd), mode, 0))
+        return files[-1]
+
+    calls = [
+        lambda: os.read(pipe[0], 0),
+        lambda: os.readv(pipe[0], [bytearray()]),
+        lambda: os.write(full[1], b""),
+        lambda: os.read(sockets[0].fileno(), 0),
+        lambda: os.read(terminal[1], 0),
+        lambda: os.write(terminal[1], b""),
+        lambda: opened(pipe[0], "rb").read(0),
+        lambda: opened(full[1], "wb").write(b""),
+    ]
+    if hasattr(os, "splice"):
+        calls.append(lambda: os.splice(pipe[0], full[1], 0))
+
+    async def main():
+        await fill(full[1])
+        return [await asyncio.wait_for(to_greenlet(call), 5) for call in calls], [call() for call in calls]
+
+    try:
+        green, native = arun(main)
+        assert green == native
+    finally:
+        for file in (*files, *sockets):
+            file.close()
+        for fd in full:
+            os.close(fd)
+
+
 def test_regular_files(arun, way, tmp_path):
     def work():
         fd = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)

@@ -8,8 +8,10 @@ import socket
 import threading
 import time
 
+import pytest
+
 from conftest import finish, new_loop
-from greenio import _core, await_, in_greenlet, offload, run, spawn, to_greenlet
+from greenio import _core, _original, await_, in_greenlet, offload, run, spawn, to_greenlet
 from waiting import end_by_hand, parked, until_parked
 
 
@@ -182,3 +184,26 @@ def test_a_worker_thread_with_a_loop_of_its_own(arun, patched):
         assert len(set(await asyncio.gather(*(to_greenlet(fn) for _ in range(4))))) == 1
 
     arun(main)
+
+
+def test_join_when_no_thread_can_be_started(arun, patched, monkeypatch):
+    """What fails once, for want of threads, is tried again by the next who joins."""
+    refuse = iter([True])
+
+    def start(*args):
+        if next(refuse, False):
+            raise RuntimeError("can't start new thread")
+        return native(*args)
+
+    def join():
+        thread = threading.Thread(target=_original.sleep, args=(0.1,))
+        thread.start()
+        monkeypatch.setattr(_original, "start_new_thread", start)
+        with pytest.raises(RuntimeError, match="start new thread"):
+            thread.join()
+        begin = time.monotonic()
+        thread.join(5)
+        return time.monotonic() - begin
+
+    native = _original.start_new_thread
+    assert arun(lambda: to_greenlet(join)) < 4

@@ -85,6 +85,7 @@ __all__ = [
     "Identity",
     "ThreadState",
     "Wake",
+    "as_native",
     "current_green",
     "disturbed",
     "forked_green",
@@ -362,6 +363,23 @@ def current_green() -> Green | None:
             return ancestor.thread.active
         ancestor = ancestor.parent
     return None
+
+
+def as_native(green: Green, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    """Run what must not park as native code of the thread: in it nobody is a green. It may block the loop for a moment.
+
+    Args:
+        green: The caller's green.
+        fn: The function.
+        *args: Its positional arguments.
+        **kwargs: Its keyword arguments.
+    """
+    thread = green.thread
+    active, thread.active = thread.active, None
+    try:
+        return greenlet(fn).switch(*args, **kwargs)
+    finally:
+        thread.active = active
 
 
 def forked_green() -> Forked | None:

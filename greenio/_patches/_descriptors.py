@@ -74,7 +74,7 @@ def read_some(green: Green, fd: int, size: int) -> bytes:
             pass  # the reason is found out below
     native = partial(_native_read, fd, size)
     if size <= 0:
-        return until(green, fd, "read", _refuse, native, native)  # type: ignore[no-any-return]
+        return _move_nothing(green, fd, "read", native)  # type: ignore[no-any-return]
     if is_known_file(fd, "read") or (size >= _LARGE and is_regular(fd)):
         return native()
 
@@ -94,6 +94,14 @@ def _refuse() -> Any:
     raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
 
 
+def _move_nothing(green: Green, fd: int, direction: Direction, native: Callable[[], Any]) -> Any:
+    """Read or write no octet: at once where the kernel does so whatever is there, or else when something is there."""
+    kind = _kind(fd)
+    if stat.S_ISFIFO(kind) or (stat.S_ISSOCK(kind) and direction == "read") or os.isatty(fd):
+        return native()
+    return until(green, fd, direction, _refuse, native, native)
+
+
 def read_into(green: Green, fd: int, buffers: Sequence[Any]) -> int:
     """Do what `os.readv` does. Parks.
 
@@ -102,8 +110,9 @@ def read_into(green: Green, fd: int, buffers: Sequence[Any]) -> int:
     """
     take_turn(green)
     native = partial(_native_readv, fd, buffers)
-    moves = any(memoryview(buffer).nbytes for buffer in buffers)
-    attempt = partial(_native_preadv, fd, buffers, -1, NOWAIT) if moves else _refuse
+    if not any(memoryview(buffer).nbytes for buffer in buffers):
+        return _move_nothing(green, fd, "read", native)  # type: ignore[no-any-return]
+    attempt = partial(_native_preadv, fd, buffers, -1, NOWAIT)
     return until(green, fd, "read", attempt, native, native)  # type: ignore[no-any-return]
 
 
@@ -162,7 +171,7 @@ def _is_offset(value: Any) -> bool:
 
 
 def _is_counted(value: Any) -> bool:
-    return isinstance(value, int) and 0 <= value <= _MOST
+    return isinstance(value, int) and 0 < value <= _MOST
 
 
 def _are_descriptors(*values: Any) -> bool:
@@ -193,8 +202,7 @@ def write(fd: int, data: Any, /) -> int:
     if views is None:
         return _native_write(number, data)
     if not views[0]:
-        native = partial(_native_write, number, data)
-        return until(green, number, "write", _refuse, native, native)  # type: ignore[no-any-return]
+        return _move_nothing(green, number, "write", partial(_native_write, number, data))  # type: ignore[no-any-return]
     return _forgetting(views, partial(_write_all, green, number, native=partial(_write_first, number)))
 
 
@@ -261,7 +269,7 @@ def sendfile(out_fd: int, in_fd: int, offset: int | None, count: int) -> int:
     if green is None or not _are_descriptors(out_fd, in_fd) or not _is_size(count) or not _is_offset(offset):
         return _native_sendfile(out_fd, in_fd, offset, count)  # type: ignore[no-any-return]
     take_turn(green)
-    kind = _kind(out_fd)
+    kind = _kind(out_fd) if count else 0
     if not (stat.S_ISSOCK(kind) or stat.S_ISFIFO(kind)):
         return _native_sendfile(out_fd, in_fd, offset, count)  # type: ignore[no-any-return]
     done: int = 0
@@ -302,7 +310,7 @@ def splice(
     src: int, dst: int, count: int, offset_src: int | None = None, offset_dst: int | None = None, flags: int = 0
 ) -> int:
     green = green_caller()
-    if green is None or not _are_descriptors(src, dst) or not _is_size(count) or flags & _NONBLOCK:
+    if green is None or not _are_descriptors(src, dst) or not _is_size(count) or not count or flags & _NONBLOCK:
         return _native_splice(src, dst, count, offset_src, offset_dst, flags)  # type: ignore[no-any-return]
     take_turn(green)
     piece = min(count, _PIECE) if stat.S_ISSOCK(_kind(dst)) else count

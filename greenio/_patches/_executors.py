@@ -4,6 +4,10 @@
 park for it would leave the native one held by a greenlet, and the next `submit` would hold the loop for good. Native
 locks are held for moments only; what waits for long, a `Condition.wait` without any of them, parks all the same.
 
+A pool of processes has a lock that each `submit` takes, be it a coroutine's (`loop.run_in_executor`), which would hold
+the loop for good if a green were parked with it. So nothing parks under that one: what starts a process, or tells the
+thread of the pool, is native.
+
 In a green `concurrent.futures.wait` waits by way of `as_completed`. The stock function leaves a part of itself in each
 future if its wait is interrupted: natively that takes Ctrl-C, in green code it is an everyday cancellation.
 """
@@ -16,15 +20,17 @@ from collections.abc import Iterable, Iterator
 from concurrent import futures
 from concurrent.futures import _base, thread
 from contextlib import closing
+from functools import cache
 from types import ModuleType
 from typing import Any
 
 from .. import _original
-from .._core import current_green
+from .._core import as_native, current_green
 from ._references import instance_vars
-from ._table import like, patches
+from ._socket_state import green_caller, take_turn
+from ._table import Patch, like, patches
 
-__all__ = ["PARTS_OF_EXECUTORS", "WAIT", "natives_of_executors", "pin_executors", "unpin_executors"]
+__all__ = ["PARTS_OF_EXECUTORS", "WAIT", "natives_of_executors", "pin_executors", "pool_patches", "unpin_executors"]
 
 PARTS_OF_EXECUTORS = (_base.Future, _base._Waiter, thread.ThreadPoolExecutor)
 """Classes whose instances keep the native locks and queues that they have."""
@@ -130,3 +136,27 @@ def _suffices(future: futures.Future[Any], return_when: str) -> bool:
 
 
 WAIT = patches(futures, [wait])
+
+
+@cache
+def pool_patches(module: Any) -> tuple[Patch, ...]:
+    """Make the patches of `concurrent.futures.process`."""
+    native_submit, native_wakeup = module.ProcessPoolExecutor.submit, module._ThreadWakeup.wakeup
+
+    @like(native_submit)
+    def submit(self: Any, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
+        green = green_caller()
+        if green is None:
+            return native_submit(self, fn, *args, **kwargs)
+        take_turn(green)
+        return as_native(green, native_submit, self, fn, *args, **kwargs)
+
+    @like(native_wakeup)
+    def wakeup(self: Any) -> None:
+        green = green_caller()
+        if green is None:
+            native_wakeup(self)
+        else:
+            as_native(green, native_wakeup, self)
+
+    return (*patches(module.ProcessPoolExecutor, [submit]), *patches(module._ThreadWakeup, [wakeup]))

@@ -62,14 +62,13 @@ def _run(thread: threading.Thread, identity: GreenIdentity) -> None:
     cancels = green.cancels
     try:
         thread.run()
-    except SystemExit:
-        pass  # the thread has left
     except (GreenletExit, KeyboardInterrupt):
         raise  # Ctrl-C comes to whichever code the main thread runs, and is meant for the program
     except BaseException as error:
         if isinstance(error, CancelledError) and green.cancels != cancels:
             return  # the loop is coming to its end
-        thread._invoke_excepthook(thread)  # type: ignore[attr-defined]  # `threading.excepthook`, with care for its errors
+        # `threading.excepthook`, with care for its errors; SystemExit too is left to it.
+        thread._invoke_excepthook(thread)  # type: ignore[attr-defined]
 
 
 GROUP = Group("green_threads", (Patch(Switch, "on", True),), needs=("threading",))

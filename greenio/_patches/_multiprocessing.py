@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 
 from .._core import Green, reader
 from ._connections import connection_patches, queue_patches
+from ._executors import pool_patches
 from ._process_ends import wait_for_end
 from ._semaphores import reach_semaphores, release_semaphores, semaphore_patches
 from ._socket_state import green_caller
@@ -113,6 +114,7 @@ GROUP = Group(
     (),
     undo=release_semaphores,
     late={
+        "concurrent.futures.process": pool_patches,
         "multiprocessing.connection": connection_patches,
         "multiprocessing.forkserver": _server_patches,
         "multiprocessing.popen_fork": _process_patches,

@@ -68,7 +68,11 @@ def end_of(thread: threading.Thread) -> Lock:
         end = Lock()
         end.acquire()
         _ends[thread] = end
-        _original.start_new_thread(_tell_end, (thread, end))
+        try:
+            _original.start_new_thread(_tell_end, (thread, end))
+        except BaseException:
+            del _ends[thread]  # nobody would release it
+            raise
     return end
 
 

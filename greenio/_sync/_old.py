@@ -54,7 +54,11 @@ class _Watched(Shared):
     def _watch(self: Any) -> None:
         if self._watched != _forks[0]:
             self._watched = _forks[0]
-            _original.start_new_thread(self._watch_natively, ())
+            try:
+                _original.start_new_thread(self._watch_natively, ())
+            except BaseException:
+                self._watched = _UNWATCHED
+                raise
 
     def _watch_natively(self: Any) -> None:
         for found in self._looks():
