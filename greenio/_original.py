@@ -33,6 +33,7 @@ __all__ = [
     "close",
     "current_thread",
     "dup",
+    "dup2",
     "enumerate_threads",
     "epoll",
     "get_ident",
@@ -51,6 +52,7 @@ __all__ = [
     "read",
     "select_select",
     "sendfile",
+    "set_blocking",
     "set_event_loop",
     "signal",
     "sleep",
@@ -69,9 +71,11 @@ PollSelector = selectors.PollSelector
 
 close = os.close
 dup = os.dup
+dup2 = os.dup2
 open_descriptor = os.open
 read = os.read
 sendfile = getattr(os, "sendfile", None)
+set_blocking = os.set_blocking
 waitid: Any = getattr(os, "waitid", None)
 write = os.write
 

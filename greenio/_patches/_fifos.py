@@ -111,7 +111,7 @@ def _open_parking(green: Green, path: Any, flags: int, mode: int, dir_fd: int | 
     """Open a named pipe as soon as somebody has the other end. Parks."""
     find = _open_to_read if flags & os.O_ACCMODE == os.O_RDONLY else _open_to_write
     fd = find(green, path, flags, mode, dir_fd)
-    os.set_blocking(fd, True)
+    _original.set_blocking(fd, True)
     return fd
 
 

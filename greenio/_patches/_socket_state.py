@@ -50,7 +50,6 @@ __all__ = [
 ]
 
 _C = _socket.socket
-_set_blocking = os.set_blocking
 
 DONTWAIT = int(socket.MSG_DONTWAIT)  # `|` with an IntFlag costs a microsecond
 
@@ -394,7 +393,7 @@ class unblocked:  # noqa: N801 - reads as a statement: `with unblocked(sock, sta
         if self._fd < 0:
             return
         if self._state.adopted:
-            _set_blocking(self._fd, False)
+            _original.set_blocking(self._fd, False)
         else:
             _C.setblocking(self._sock, False)
 

@@ -48,8 +48,8 @@ class _Relay:
         self.native = native
         self._wakes_only = type(loop).__module__.partition(".")[0] == "uvloop"
         self._source, self.sink = os.pipe()
-        os.set_blocking(self._source, False)
-        os.set_blocking(self.sink, False)
+        _original.set_blocking(self._source, False)
+        _original.set_blocking(self.sink, False)
         Context().run(loop.add_reader, self._source, self._pass_on)
 
     def _pass_on(self) -> None:

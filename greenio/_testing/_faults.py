@@ -99,9 +99,9 @@ def _reset(sock: socket.socket) -> None:
         fd = sock.fileno()
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)  # so that its end is a reset
         with _original.Socket(sock.family, sock.type) as unconnected:
-            os.set_blocking(unconnected.fileno(), os.get_blocking(fd))
+            _original.set_blocking(unconnected.fileno(), os.get_blocking(fd))
             forget(fd)  # wakes who else waits there
-            os.dup2(unconnected.fileno(), fd, inheritable=os.get_inheritable(fd))
+            _original.dup2(unconnected.fileno(), fd, inheritable=os.get_inheritable(fd))
 
 
 @contextlib.contextmanager

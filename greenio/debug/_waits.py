@@ -134,7 +134,7 @@ def _peer(fd: int) -> str | None:
     sock = _socket.socket(fileno=fd)
     try:
         if default is not None and blocks:
-            os.set_blocking(fd, True)  # a default timeout has just made it non-blocking
+            _original.set_blocking(fd, True)  # a default timeout has just made it non-blocking
         return _address(sock)
     finally:
         sock.detach()
