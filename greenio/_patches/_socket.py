@@ -10,6 +10,7 @@ import _socket
 import socket
 import struct
 import sys
+from asyncio import shield
 from operator import index
 from typing import Any
 
@@ -64,7 +65,7 @@ def _close_in_thread(green: Green, fd: int) -> None:
     except RuntimeError:  # the loop, or its executor, is at its end
         _native_socket_close(fd)
     else:
-        drive(green, closing)
+        drive(green, shield(closing))  # one that waits for a thread would be taken back
 
 
 _native_detach = socket.socket.detach
