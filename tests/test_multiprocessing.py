@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import gc
 import inspect
 import multiprocessing
@@ -930,6 +931,24 @@ def test_a_pool_that_coroutines_use_too(arun, method):
             await to_greenlet(executor.shutdown)
 
     arun(main)
+
+
+def test_workers_of_a_pool_have_the_context_of_who_submits(arun):
+    import concurrent.futures
+
+    def work():
+        _variable.set("set in green code")
+        with concurrent.futures.ProcessPoolExecutor(1, mp_context=fork) as executor:
+            return executor.submit(_value).result(30)
+
+    assert arun(lambda: to_greenlet(work)) == "set in green code"
+
+
+_variable: contextvars.ContextVar = contextvars.ContextVar("_variable", default="not set")
+
+
+def _value():
+    return _variable.get()
 
 
 class TestOldObjects:

@@ -18,7 +18,8 @@ import time
 import pytest
 
 import tls
-from greenio import monkey, to_greenlet
+from greenio import _core, monkey, to_greenlet
+from greenio._core import _readiness
 from waiting import until, until_parked
 
 SOON = 0.1
@@ -99,6 +100,44 @@ def kernel_limits_a_sender():
         return outcome(lambda: pair.here.send(b"x"))
 
 
+def kernel_limits_a_sender_of_datagrams():
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(f"\0greenio-{os.getpid()}-{id(receiver)}")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+            limit(sender, socket.SO_SNDTIMEO)
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    sender.sendto(b"x", receiver.getsockname())
+            return outcome(lambda: sender.sendto(b"y", receiver.getsockname()))
+
+
+def kernel_limits_one_who_peeks_at_all():
+    with Pair() as pair:
+        limit(pair.here, socket.SO_RCVTIMEO)
+        flags = socket.MSG_PEEK | socket.MSG_WAITALL
+        nothing = outcome(lambda: pair.here.recv(10, flags))
+        pair.there.sendall(b"12345")
+        return nothing, outcome(lambda: pair.here.recv(10, flags))
+
+
+def _say_hello_late(client):
+    with tls.client_context().wrap_socket(client, server_hostname="localhost") as theirs:
+        time.sleep(SOON)
+        theirs.sendall(b"hello")
+
+
+def kernel_limits_nothing_of_tls():
+    server, client = socket.socketpair()
+    with tls.server_context().wrap_socket(server, server_side=True, do_handshake_on_connect=False) as ours:
+        ended = threading.Thread(target=_say_hello_late, args=(client,))
+        ended.start()
+        ours.do_handshake()
+        limit(ours, socket.SO_RCVTIMEO, SOON / 5)
+        found = outcome(lambda: ours.recv(5))
+        ended.join()
+        return found
+
+
 def kernel_limits_an_acceptor():
     with socket.create_server(("127.0.0.1", 0)) as server:
         limit(server, socket.SO_RCVTIMEO)
@@ -132,6 +171,30 @@ def connect_and_accept_leave_the_mode_alone():
         accepted, _ = server.accept()
         accepted.close()
         return begun, outcome(server.accept), os.get_blocking(sock.fileno()), os.get_blocking(server.fileno())
+
+
+def user_sets_the_mode_under_an_acceptor():
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as sock, contextlib.ExitStack() as ends:
+
+        def connect():
+            os.set_blocking(server.fileno(), False)
+            sock.connect(server.getsockname())
+
+        timer = threading.Timer(SOON, connect)
+        timer.start()
+        ends.callback(timer.join)
+        accepted, _ = server.accept()
+        accepted.close()
+        return os.get_blocking(server.fileno()), outcome(server.accept)
+
+
+def number_gets_a_file_that_does_not_block():
+    with Pair() as pair, Pair() as other:
+        pair.later(pair.there.send, b"x")
+        pair.here.recv(5)
+        other.here.setblocking(False)
+        os.dup2(other.here.fileno(), pair.here.fileno())
+        return outcome(lambda: pair.here.recv(20))
 
 
 def number_gets_another_file():
@@ -229,11 +292,16 @@ PROGRAMS = {
     "SO_RCVTIMEO": kernel_limits_a_receiver,
     "SO_RCVTIMEO later": kernel_limits_a_receiver_that_has_waited,
     "SO_SNDTIMEO": kernel_limits_a_sender,
+    "SO_SNDTIMEO, datagrams": kernel_limits_a_sender_of_datagrams,
+    "SO_RCVTIMEO, peek": kernel_limits_one_who_peeks_at_all,
+    "SO_RCVTIMEO, TLS": kernel_limits_nothing_of_tls,
     "SO_RCVTIMEO of a server": kernel_limits_an_acceptor,
     "set_blocking": user_makes_the_descriptor_not_block,
     "duplicate": user_makes_a_duplicate_not_block,
     "connect and accept": connect_and_accept_leave_the_mode_alone,
+    "set_blocking under accept": user_sets_the_mode_under_an_acceptor,
     "dup2": number_gets_another_file,
+    "dup2, non-blocking": number_gets_a_file_that_does_not_block,
     "peek, recv": peeks_at_all(recv),
     "peek, recv_into": peeks_at_all(recv_into),
     "peek, recvmsg": peeks_at_all(recvmsg),
@@ -317,3 +385,34 @@ def test_closing_a_socket_that_lingers_is_done_even_if_it_is_cancelled(arun, pat
         await loop.shutdown_default_executor()
 
     arun(main)
+
+
+@pytest.mark.parametrize("is_closed", [False, True])
+def test_a_thread_comes_between_the_look_and_the_wait(arun, patched, monkeypatch, is_closed):
+    """Another thread shuts the socket down, or closes it, when nobody waits yet, but somebody is about to."""
+    native = _readiness.Watch.arm
+
+    def arm(self, side):
+        found = native(self, side)
+        monkeypatch.undo()
+        change = (lambda: os.close(os.dup(fd)) or _core.forget(fd)) if is_closed else lambda: _core.retry(fd)
+        thread = threading.Thread(target=change)
+        thread.start()
+        thread.join()
+        return found
+
+    with Pair("unix") as pair:
+        fd = pair.here.fileno()
+
+        async def main():
+            monkeypatch.setattr(_readiness.Watch, "arm", arm)
+            waiting = asyncio.ensure_future(to_greenlet(pair.here.recv, 1))
+            if is_closed:
+                with pytest.raises(OSError, match="Bad file"):
+                    await asyncio.wait_for(waiting, LONG)
+                return
+            await until_parked()
+            pair.there.send(b"x")
+            assert await asyncio.wait_for(waiting, LONG) == b"x"
+
+        arun(main)

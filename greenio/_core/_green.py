@@ -48,7 +48,7 @@ from __future__ import annotations
 
 from asyncio import CancelledError, Future, Task
 from collections.abc import Callable
-from contextvars import Context
+from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 from weakref import WeakSet
 
@@ -377,7 +377,7 @@ def as_native(green: Green, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
     thread = green.thread
     active, thread.active = thread.active, None
     try:
-        return greenlet(fn).switch(*args, **kwargs)
+        return greenlet(copy_context().run).switch(fn, *args, **kwargs)
     finally:
         thread.active = active
 

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import suppress
 from contextvars import Context
 from typing import Any, Final, Protocol
 
@@ -254,8 +255,13 @@ class Watch:
         self.poller.watches.pop(self.fd, None)
         self.reader.armed = self.writer.armed = False
         self.poller.change(self, 0)
-        if self.waiters:
-            self.host.call_soon(_wake_waiters, self, True)
+        self.wake(True)
+
+    def wake(self, is_closed: bool) -> None:
+        """Wake every waiter: to try again, or with EBADF. From any thread."""
+        if self.waiters or _original.get_ident() != self.host.thread_id:  # of which a green may be about to wait here
+            with suppress(RuntimeError):  # the loop is closed
+                self.host.call_soon(_wake_waiters, self, is_closed)
 
 
 def _closed_error() -> OSError:
@@ -403,8 +409,7 @@ def retry(fd: int) -> None:
     for watch in tuple(_by_fd.get(fd, ())):
         for side in (watch.reader, watch.writer):
             side.ready = side.missed = True
-        if watch.waiters:
-            watch.host.call_soon(_wake_waiters, watch, False)
+        watch.wake(False)
 
 
 def renew(fd: int) -> None:

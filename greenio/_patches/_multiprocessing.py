@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from .._core import Green, reader
+from .._core import Green, as_native, reader
 from ._connections import connection_patches, queue_patches
 from ._executors import pool_patches
 from ._process_ends import wait_for_end
@@ -56,7 +56,28 @@ def _server_patches(module: Any) -> tuple[Patch, ...]:
             reader(green.host, fd).wait_level(green, None)
         return native_read(fd)  # type: ignore[no-any-return]
 
-    return patches(module, [read_signed])
+    return (*patches(module, [read_signed]), *patches(module.ForkServer, [_without_parks(module.ForkServer)]))
+
+
+@cache
+def _tracker_patches(module: Any) -> tuple[Patch, ...]:
+    """Make the patches of `multiprocessing.resource_tracker`."""
+    return patches(module.ResourceTracker, [_without_parks(module.ResourceTracker)])
+
+
+def _without_parks(owner: Any) -> Any:
+    """Make an `ensure_running` that parks nowhere under its lock: a pool of processes takes that natively."""
+    native = owner.ensure_running
+
+    @like(native)
+    def ensure_running(self: Any) -> None:
+        green = green_caller()
+        if green is None:
+            native(self)
+        else:
+            as_native(green, native, self)
+
+    return ensure_running
 
 
 _values: WeakKeyDictionary[Any, WeakKeyDictionary[Any, dict[str, Any]]] = WeakKeyDictionary()
@@ -119,6 +140,7 @@ GROUP = Group(
         "multiprocessing.forkserver": _server_patches,
         "multiprocessing.popen_fork": _process_patches,
         "multiprocessing.queues": queue_patches,
+        "multiprocessing.resource_tracker": _tracker_patches,
         "multiprocessing.synchronize": semaphore_patches,
         "multiprocessing.util": _local_patches,
     },

@@ -121,8 +121,17 @@ def _peeks_at_all(state: State, flags: int) -> bool:
 def _await_octets(green: Green, state: State, size: int) -> None:
     """Park until there are so many octets, or no more will come."""
     side = state.side(green, "read")
-    while not side.hung and int.from_bytes(ioctl(state.fd, FIONREAD, bytes(4)), sys.byteorder) < size:
-        side.wait(green, None)
+    while not side.hung and (count := _count_of_octets(state.fd)) < size:
+        try:
+            side.wait(green, None)
+        except BlockingIOError:  # the kernel's time limit
+            if not count:
+                raise
+            return
+
+
+def _count_of_octets(fd: int) -> int:
+    return int.from_bytes(ioctl(fd, FIONREAD, bytes(4)), sys.byteorder)
 
 
 def _fill(green: Green, sock: socket.socket, state: State, view: memoryview, flags: int) -> int:

@@ -60,10 +60,16 @@ def _lingers(sock: socket.socket) -> bool:
 
 def _close_in_thread(green: Green, fd: int) -> None:
     """Close a descriptor in a thread of the host loop's executor. Parks; if it is cancelled the thread goes on."""
+    left = [fd]
+
+    def close_it() -> None:
+        while left:
+            _native_socket_close(left.pop())
+
     try:
-        closing = green.host.loop.run_in_executor(None, NativeWork(_native_socket_close, fd))
-    except RuntimeError:  # the loop, or its executor, is at its end
-        _native_socket_close(fd)
+        closing = green.host.loop.run_in_executor(None, NativeWork(close_it))
+    except RuntimeError:  # at its end is the loop, or the executor, which may have taken it all the same
+        close_it()
     else:
         drive(green, shield(closing))  # one that waits for a thread would be taken back
 

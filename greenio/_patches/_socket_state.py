@@ -112,12 +112,14 @@ class State(ref["socket.socket"]):
         self.mode = _original.RLock()
         self.reader: Any = _NOWHERE
         self.writer: Any = _NOWHERE
-        if self.fd >= 0 and not isinstance(sock, _original.SSLSocket):  # `_ssl` tries again when the kernel gives up
+        if self.fd >= 0:
             self.look(sock)
 
     def look(self, sock: socket.socket) -> None:
         """Find out what the kernel was asked for, and whose number the descriptor is now."""
         self.reader = self.writer = _NOWHERE
+        if isinstance(sock, _original.SSLSocket):
+            return  # `_ssl` tries again when the kernel gives up
         try:
             limits = {direction: _limit(sock, option) for direction, option in _LIMITS.items()}
         except OSError:
@@ -168,11 +170,13 @@ def _limit(sock: socket.socket, option: int) -> float:
 class _Impatient:
     """A side whose waits end without a deadline of the caller's: by the kernel's time limit, or for a look in between.
 
+    It is for one operation: the time limit begins with its first wait.
+
     Attributes:
         side: The side.
     """
 
-    __slots__ = ("_is_crowded", "_limit", "side")
+    __slots__ = ("_end", "_is_crowded", "_limit", "side")
 
     _NAP = 0.001
     """Seconds between two attempts to send to a Unix socket whose queue is full: the sender's poll does not tell."""
@@ -180,6 +184,7 @@ class _Impatient:
     def __init__(self, side: Side, limit: float, is_crowded: bool = False) -> None:
         self.side = side
         self._limit = limit
+        self._end: float | None = None
         self._is_crowded = is_crowded
 
     host = property(lambda self: self.side.host)
@@ -193,9 +198,7 @@ class _Impatient:
         Raises:
             BlockingIOError: The kernel's time limit came first.
         """
-        end = deadline
-        if deadline is None and self._limit:
-            end = green.host.clock() + self._limit
+        end = self._end_of(green, deadline)
         if self._is_crowded and _is_writable(self.side.watch.fd):
             now = green.host.clock()
             green.what = self.side
@@ -211,8 +214,15 @@ class _Impatient:
         Raises:
             BlockingIOError: The kernel's time limit came first.
         """
-        end = green.host.clock() + self._limit if deadline is None and self._limit else deadline
-        return self.side.wait_level(green, end) or self._give_up(deadline, errno.EINPROGRESS)
+        ready = self.side.wait_level(green, self._end_of(green, deadline))
+        return ready or self._give_up(deadline, errno.EINPROGRESS)
+
+    def _end_of(self, green: Green, deadline: float | None) -> float | None:
+        if deadline is not None or not self._limit:
+            return deadline
+        if self._end is None:
+            self._end = green.host.clock() + self._limit
+        return self._end
 
     def _give_up(self, deadline: float | None, reason: int) -> bool:
         if deadline is None and self._limit:
@@ -265,9 +275,12 @@ def state_of(sock: socket.socket) -> State:
 def note_new_file(fd: int) -> None:
     """Take note that a number stands for another file than before, with the same socket objects."""
     for state in tuple(states.values()):
-        if state.fd == fd and (sock := state()) is not None:
-            state.look(sock)
-            state.drains = False  # it may be of any kind now
+        if state.fd != fd or (sock := state()) is None:
+            continue
+        if not state.adopted:
+            states.pop(state.key, None)
+        state.look(sock)
+        state.drains = False  # it may be of any kind now
 
 
 def note_mode(fd: int) -> None:
@@ -346,13 +359,15 @@ def attempt(
     take_turn(green)
     adopted = state.adopted
     ready = True
+    side: Side | None = None
     while True:
         try:
             return call(*args)
         except BlockingIOError:
             if not ready:
                 raise TimeoutError("timed out") from None
-        ready = state.wait(green, direction, deadline)
+        side = side or state.side(green, direction)
+        ready = side.wait(green, deadline)
         if not ready and adopted and not state.adopted:
             raise TimeoutError("timed out")  # given back meanwhile: another attempt would wait in C
 
@@ -381,7 +396,7 @@ class unblocked:  # noqa: N801 - reads as a statement: `with unblocked(sock, sta
     socket that is not adopted it is set back at once, for threads that use it natively. The block must not park.
     """
 
-    __slots__ = ("_fd", "_sock", "_state")
+    __slots__ = ("_blocks", "_fd", "_sock", "_state")
 
     def __init__(self, sock: socket.socket, state: State) -> None:
         self._sock = sock
@@ -395,6 +410,7 @@ class unblocked:  # noqa: N801 - reads as a statement: `with unblocked(sock, sta
         if self._state.adopted:
             _original.set_blocking(self._fd, False)
         else:
+            self._blocks = os.get_blocking(self._fd)
             _C.setblocking(self._sock, False)
 
     def __exit__(
@@ -402,6 +418,8 @@ class unblocked:  # noqa: N801 - reads as a statement: `with unblocked(sock, sta
     ) -> None:
         if not self._state.adopted and self._fd >= 0 and self._sock.fileno() == self._fd:
             _C.settimeout(self._sock, self._state.timeout)
+            if not self._blocks:
+                _original.set_blocking(self._fd, False)  # the user's wish, which `settimeout` knows nothing of
         self._state.mode.release()
 
 
