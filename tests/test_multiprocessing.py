@@ -11,6 +11,7 @@ import multiprocessing.forkserver
 import multiprocessing.managers
 import multiprocessing.pool
 import os
+import pkgutil
 import queue
 import signal
 import threading
@@ -1016,15 +1017,16 @@ def test_limits_of_blocks(arun):
 
 
 def test_signatures():
+    import concurrent.futures.process
+
     for target in monkey.report().patched["multiprocessing"]:
-        path = target.split(".")
-        green = monkey.original  # only to have the name used
-        owner = multiprocessing
-        for part in path[1:]:
-            owner = getattr(owner, part)
-        native = green(".".join(path[:2]), ".".join(path[2:]))
+        module = "concurrent.futures.process" if target.startswith("concurrent") else ".".join(target.split(".")[:2])
+        native = monkey.original(module, target.removeprefix(f"{module}."))
         if "ForkAwareLocal" not in target and "_close" not in target:
-            assert inspect.signature(owner) == inspect.signature(native), target
+            assert inspect.signature(pkgutil.resolve_name(target)) == inspect.signature(native), target
+    assert concurrent.futures.process.ProcessPoolExecutor.submit is not monkey.original(
+        "concurrent.futures.process", "ProcessPoolExecutor.submit"
+    )
 
 
 def test_thread_is_native(arun):

@@ -5,7 +5,8 @@ import threading
 
 from greenio import monkey, run
 
-NAMES = ("connection", "forkserver", "popen_fork", "queues", "synchronize", "util")
+PARTS = ("connection", "forkserver", "popen_fork", "queues", "resource_tracker", "synchronize", "util")
+NAMES = (*(f"multiprocessing.{part}" for part in PARTS), "concurrent.futures.process")
 
 
 def loaded():
@@ -24,14 +25,14 @@ import multiprocessing  # noqa: E402
 assert not monkey.report().patched["multiprocessing"]
 lock = multiprocessing.get_context("fork").Lock()  # imports what it needs
 assert type(lock._semlock).__module__.startswith("greenio")
-threads = [threading.Thread(target=__import__, args=(f"multiprocessing.{name}",)) for name in NAMES * 3]
+threads = [threading.Thread(target=__import__, args=(name,)) for name in NAMES * 3]
 for thread in threads:
     thread.start()
 for thread in threads:
     thread.join()
 assert sys.meta_path == finders
 for name in NAMES:
-    module = sys.modules[f"multiprocessing.{name}"]
+    module = sys.modules[name]
     assert type(module.__loader__).__module__ == "_frozen_importlib_external", module.__loader__
     assert module.__loader__ is module.__spec__.loader
     assert any(target.startswith(f"{module.__name__}.") for target in monkey.report().patched["multiprocessing"])
