@@ -18,7 +18,7 @@ import time
 import pytest
 
 import tls
-from greenio import _core, monkey, to_greenlet
+from greenio import _core, _original, monkey, to_greenlet
 from greenio._core import _readiness
 from waiting import until, until_parked
 
@@ -414,5 +414,21 @@ def test_a_thread_comes_between_the_look_and_the_wait(arun, patched, monkeypatch
             await until_parked()
             pair.there.send(b"x")
             assert await asyncio.wait_for(waiting, LONG) == b"x"
+
+        arun(main)
+
+
+def test_another_process_switches_the_mode_for_a_moment(arun, patched):
+    """Whoever shares a server's descriptor does so during an `accept`; that is not taken for the user's wish."""
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as sock:
+
+        async def main():
+            _original.set_blocking(server.fileno(), False)
+            waiting = asyncio.ensure_future(to_greenlet(server.accept))
+            await until_parked()
+            _original.set_blocking(server.fileno(), True)
+            asyncio.get_running_loop().call_later(SOON / 5, sock.connect, server.getsockname())
+            accepted, _ = await waiting
+            accepted.close()
 
         arun(main)

@@ -52,12 +52,30 @@ def accept(self: socket.socket) -> tuple[socket.socket, Any]:
     green = green_caller()
     if green is None:
         return _accept_natively(self)
-    state = state_of(self)
-    if state.timeout == 0:
+    state = state_of(self, heeds_mode=False)
+    if state.timeout == 0 or (state.timeout is None and _never_blocks(green, state)):
         take_turn(green)
         return _native_accept(self)
     deadline = deadline_of(green, state.timeout)
     return attempt(green, state, "read", deadline, _accept_unblocked, self, state)  # type: ignore[no-any-return]
+
+
+def _never_blocks(green: Green, state: State) -> bool:
+    """Tell whether the user has made a server's descriptor non-blocking. May park.
+
+    Processes and loops that share it switch its mode for the length of an `accept` themselves: so one look is too few.
+    """
+    for _ in range(_LOOKS):
+        if state.adopted or state.fd < 0 or os.get_blocking(state.fd):
+            return False
+        green.what = f"<mode of fd={state.fd}>"
+        park(green, green.host.clock() + _BETWEEN_LOOKS, green.parks)
+    return True
+
+
+_LOOKS = 3
+_BETWEEN_LOOKS = 0.001
+"""Seconds: longer than an `accept` takes."""
 
 
 def _accept_natively(sock: socket.socket) -> tuple[socket.socket, Any]:

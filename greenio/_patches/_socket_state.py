@@ -255,14 +255,20 @@ def _gone(state: State) -> None:
         forget(state.fd)
 
 
-def state_of(sock: socket.socket) -> State:
-    """Look up what is known of a socket, and make sure that no C code will wait on it for its timeout."""
+def state_of(sock: socket.socket, heeds_mode: bool = True) -> State:
+    """Look up what is known of a socket, and make sure that no C code will wait on it for its timeout.
+
+    Args:
+        sock: The socket.
+        heeds_mode: If the descriptor itself is non-blocking, nothing waits either.
+    """
     state = states.get(id(sock))
     if state is None:
         state = State(sock, _gone)
         if state.fd < 0:
             return state
-        if state.timeout is None and not isinstance(sock, _original.SSLSocket) and not os.get_blocking(state.fd):
+        heeds_mode = heeds_mode and state.timeout is None and not isinstance(sock, _original.SSLSocket)
+        if heeds_mode and not os.get_blocking(state.fd):
             state.timeout = 0.0  # the user made the descriptor itself non-blocking; asked anew at each use
             return state
         states[state.key] = state
