@@ -92,6 +92,13 @@ KNOWN: tuple[Known, ...] = (
         )
         for start in ("Spawn", "Forkserver")
     ),
+    Known(
+        "test.test_concurrent_futures.*.test_gh105829_should_not_deadlock_if_wakeup_pipe_full",
+        "G",
+        "Its stand-in for what wakes the pool waits for three seconds, under the lock with which nothing may park.",
+        mend="A pool that wakes its thread without the lock that a coroutine takes, too: CPython's to change.",
+        since=(3, 12),
+    ),
     *(
         Known(
             "test.test_concurrent_futures.test_deadlock."
