@@ -30,7 +30,15 @@ from ._references import instance_vars
 from ._socket_state import green_caller, take_turn
 from ._table import Patch, like, patches
 
-__all__ = ["PARTS_OF_EXECUTORS", "WAIT", "natives_of_executors", "pin_executors", "pool_patches", "unpin_executors"]
+__all__ = [
+    "PARTS_OF_EXECUTORS",
+    "WAIT",
+    "natives_of_executors",
+    "pin_executors",
+    "pool_patches",
+    "unpin_executors",
+    "without_parks",
+]
 
 PARTS_OF_EXECUTORS = (_base.Future, _base._Waiter, thread.ThreadPoolExecutor)
 """Classes whose instances keep the native locks and queues that they have."""
@@ -151,12 +159,21 @@ def pool_patches(module: Any) -> tuple[Patch, ...]:
         take_turn(green)
         return as_native(green, native_submit, self, fn, *args, **kwargs)
 
-    @like(native_wakeup)
-    def wakeup(self: Any) -> None:
+    return (
+        *patches(module.ProcessPoolExecutor, [submit]),
+        *patches(module._ThreadWakeup, [without_parks(native_wakeup)]),
+    )
+
+
+def without_parks(native: Any) -> Any:
+    """Make the twin of a method without arguments that runs natively in green code, too: see `as_native`."""
+
+    @like(native)
+    def call(self: Any) -> None:
         green = green_caller()
         if green is None:
-            native_wakeup(self)
+            native(self)
         else:
-            as_native(green, native_wakeup, self)
+            as_native(green, native, self)
 
-    return (*patches(module.ProcessPoolExecutor, [submit]), *patches(module._ThreadWakeup, [wakeup]))
+    return call

@@ -10,9 +10,9 @@ from functools import cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from .._core import Green, as_native, reader
+from .._core import Green, reader
 from ._connections import connection_patches, queue_patches
-from ._executors import pool_patches
+from ._executors import pool_patches, without_parks
 from ._process_ends import wait_for_end
 from ._semaphores import reach_semaphores, release_semaphores, semaphore_patches
 from ._socket_state import green_caller
@@ -56,28 +56,17 @@ def _server_patches(module: Any) -> tuple[Patch, ...]:
             reader(green.host, fd).wait_level(green, None)
         return native_read(fd)  # type: ignore[no-any-return]
 
-    return (*patches(module, [read_signed]), *patches(module.ForkServer, [_without_parks(module.ForkServer)]))
+    return (
+        *patches(module, [read_signed]),
+        *patches(module.ForkServer, [without_parks(module.ForkServer.ensure_running)]),
+    )
 
 
 @cache
 def _tracker_patches(module: Any) -> tuple[Patch, ...]:
     """Make the patches of `multiprocessing.resource_tracker`."""
-    return patches(module.ResourceTracker, [_without_parks(module.ResourceTracker)])
-
-
-def _without_parks(owner: Any) -> Any:
-    """Make an `ensure_running` that parks nowhere under its lock: a pool of processes takes that natively."""
-    native = owner.ensure_running
-
-    @like(native)
-    def ensure_running(self: Any) -> None:
-        green = green_caller()
-        if green is None:
-            native(self)
-        else:
-            as_native(green, native, self)
-
-    return ensure_running
+    # Nothing parks under its lock, nor under the fork server's: a pool of processes takes both natively.
+    return patches(module.ResourceTracker, [without_parks(module.ResourceTracker.ensure_running)])
 
 
 _values: WeakKeyDictionary[Any, WeakKeyDictionary[Any, dict[str, Any]]] = WeakKeyDictionary()
