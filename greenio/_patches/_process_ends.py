@@ -35,10 +35,10 @@ def longer(delay: float) -> float:
     return min(2 * delay, _LONGEST)
 
 
-def nap(green: Green, delay: float, deadline: float | None) -> None:
+def nap(green: Green, delay: float, deadline: float | None, what: str = "child processes") -> None:
     """Park for a short delay at most, but not beyond a deadline."""
     until = green.host.clock() + delay
-    green.what = "child processes"
+    green.what = what
     park(green, until if deadline is None else min(until, deadline), green.parks)
 
 

@@ -20,6 +20,7 @@ from .._sync import Lock, OldLock, OldSimpleQueue, PassableRLock, PlainLock, RLo
 from ._executors import WAIT, pin_executors, unpin_executors
 from ._green_threads import start_greenlet, starts_greenlet
 from ._identity import IDENTITY
+from ._imports import IMPORTS
 from ._logging import LOGGING, exchange_logging_locks, restore_logging_locks
 from ._old_objects import Adoption, Look
 from ._rows import ROWS
@@ -204,6 +205,7 @@ GROUP = Group(
         Patch(_queue, "SimpleQueue", SimpleQueue),
         Patch(queue, "SimpleQueue", SimpleQueue),
         *IDENTITY,
+        *IMPORTS,
         *LOGGING,
         *WAIT,
     ),
