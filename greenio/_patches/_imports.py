@@ -61,7 +61,7 @@ def release(self: Any) -> None:
 
 
 def _is_taken_once(lock: Any) -> bool:
-    return lock.count == 1 or lock.count == [True]  # a list since CPython 3.12
+    return lock.count in (1, [True])  # a list since CPython 3.12
 
 
 def _lets_in(lock: Any, green: Green) -> bool:
