@@ -279,6 +279,26 @@ class TestSemantics:
 
         where(body)
 
+    @pytest.mark.parametrize("blocking", [1, 0, 1.5, "x", None, []])
+    def test_what_is_no_bool(self, where, make, blocking):
+        """It is taken for true or false, or refused, as natively: that differs by version."""
+
+        def outcome(acquire):
+            try:
+                return acquire(blocking)
+            except TypeError as error:
+                return str(error)
+
+        native = monkey.original("_thread", "allocate_lock")
+
+        def body():
+            lock = make()
+            assert outcome(lock.acquire) == outcome(native().acquire)
+            with contextlib.suppress(RuntimeError):
+                lock.release()
+
+        where(body)
+
     def test_timeout(self, where):
         def body():
             lock = threading.Lock()

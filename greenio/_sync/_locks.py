@@ -85,7 +85,7 @@ class Lock(_LockBase):
             OverflowError: The timeout is longer than `threading.TIMEOUT_MAX`.
             CancelledError: The host task was cancelled.
         """
-        if blocking and timeout == -1 and not self._waiters and self._lock.acquire(False):
+        if blocking is True and timeout == -1 and not self._waiters and self._lock.acquire(False):
             return True
         return self._take(blocking, timeout)
 
@@ -95,6 +95,8 @@ class Lock(_LockBase):
         green = current_green()
         if green is None or not blocking or timeout == 0:
             return lock.acquire(blocking, timeout)
+        if blocking is not True:
+            _allocate().acquire(blocking, timeout)  # raises for what is no truth value
         if timeout != -1 and not 0 < timeout <= _thread.TIMEOUT_MAX:
             return lock.acquire(blocking, timeout)  # negative, NaN or too long: raises
         if not self._waiters and lock.acquire(False):
@@ -231,7 +233,7 @@ class RLock(_LockBase):
         Raises:
             RuntimeError: Native code would block its thread for ever, since a green of that very thread is the owner.
         """
-        if self._hold is None and blocking and timeout == -1:
+        if self._hold is None and blocking is True and timeout == -1:
             me: Any = getcurrent()
             if me.parent is None:
                 if self._lock.acquire(False):
@@ -243,8 +245,8 @@ class RLock(_LockBase):
     __enter__ = acquire
 
     def _acquire_slowly(self, blocking: bool, timeout: float) -> bool:
-        if timeout != -1 or not blocking:
-            _allocate().acquire(blocking, timeout)  # raises for what is no timeout
+        if timeout != -1 or blocking is not True:
+            _allocate().acquire(blocking, timeout)  # raises for what is no timeout, or no truth value
         hold = self._hold
         me: Any = getcurrent()
         if hold is None or hold[0] is not me:
@@ -257,7 +259,7 @@ class RLock(_LockBase):
         if hold is None and self._is_locked_by(me) and self._lock.acquire(False):
             self._hold = [me, 1]
             return True
-        waits = blocking and timeout != 0
+        waits = bool(blocking) and timeout != 0
         if not (waits and self._waiters) and self._attempt_for(me):
             return True
         return waits and self._wait(me, None if timeout == -1 else timeout) is True

@@ -147,15 +147,15 @@ class PassableRLock(_WatchedLock, RLock):
         lock = self._lock
         green = current_green()
         if green is None:
-            if blocking and timeout == -1 and lock.acquire(False):
+            if blocking is True and timeout == -1 and lock.acquire(False):
                 return True
             return self._take(blocking, timeout)
         hold = self._hold
         if hold is not None and hold[0] is green and lock._is_owned():
             hold[1] += 1
             return True
-        waits = blocking and timeout != 0
-        if timeout != -1 or not blocking:
+        waits = bool(blocking) and timeout != 0
+        if timeout != -1 or blocking is not True:
             _original.allocate_lock().acquire(blocking, timeout)  # raises for what is no timeout
         if not (waits and self._waiters) and self._attempt() is True:
             return True
