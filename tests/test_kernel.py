@@ -7,6 +7,7 @@ import contextvars
 import functools
 import gc
 import inspect
+import os
 import socket
 import sys
 import threading
@@ -19,7 +20,7 @@ import pytest
 
 from conftest import finish, new_loop
 from greenio import _core, async_to_sync, await_, get_loop, in_greenlet, offload, spawn, sync_to_async, to_greenlet
-from greenio._core import _call
+from greenio._core import _call, getcurrent
 from greenio._core._green import thread_state
 from waiting import parked, until_parked
 
@@ -48,6 +49,10 @@ def host_seen(loop, task):
 
 def nap():
     time.sleep(0.0001)
+
+
+def raises(error):
+    raise error
 
 
 def yield_():
@@ -713,7 +718,63 @@ def test_beside_greenback(arun, patched):
     arun(main)
 
 
+def test_greenback_where_it_cannot_work(arun, patched):
+    """The portal is not what steps a call that has parked: an error, and the loop goes on."""
+    greenback = pytest.importorskip("greenback")
+
+    async def main():
+        async def late():
+            await greenback.ensure_portal()
+            time.sleep(0.001)
+            return greenback.await_(asyncio.sleep(0.001, "greenback"))
+
+        beside = asyncio.ensure_future(asyncio.sleep(0.01, "beside"))
+        with pytest.raises((RuntimeError, AttributeError)):  # greenio's own, or greenback's
+            await asyncio.ensure_future(to_greenlet(lambda: await_(late())))
+        assert await beside == "beside"
+
+    arun(main)
+
+
+@pytest.mark.parametrize("before", [lambda: None, nap, lambda: await_(asyncio.sleep(0))])
+@pytest.mark.parametrize("after", [lambda: None, nap])
+def test_a_switch_to_the_loop(arun, patched, before, after):
+    """Green code that gives the loop something by greenlet's own means is told so, and can go on."""
+
+    async def main():
+        def body():
+            before()
+            for _ in range(2):
+                with pytest.raises(RuntimeError, match="switched to the event loop with 'mine'"):
+                    getcurrent().parent.switch("mine")
+            after()
+            return in_greenlet()
+
+        assert await asyncio.gather(*(to_greenlet(body) for _ in range(3))) == [True] * 3
+
+    arun(main)
+
+
 # offload
+
+
+def test_offload_of_what_stops(arun, patched):
+    """No Future takes StopIteration."""
+
+    async def main():
+        def body():
+            with pytest.raises(StopIteration) as caught:
+                offload(next, iter(()))
+            if sys.version_info >= (3, 11):
+                assert os.path.basename(caught.traceback[-1].path) == "test_kernel.py"
+            stop = StopIteration("value")
+            with pytest.raises(StopIteration) as caught:
+                offload(raises, stop)
+            assert caught.value is stop
+
+        await to_greenlet(body)
+
+    arun(main)
 
 
 def test_offload(arun, patched):

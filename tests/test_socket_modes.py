@@ -7,6 +7,7 @@ that green code has adopted, TLS's way, which leaves the descriptor non-blocking
 from __future__ import annotations
 
 import array
+import asyncio
 import errno
 import io
 import os
@@ -579,6 +580,28 @@ def test_full_backlog_of_a_unix_socket(bench):
             b.take(socket.socket(socket.AF_UNIX)).connect("listener")
 
     bench(body)
+
+
+def test_a_crowd_of_unix_clients(arun, patched, tmp_path):
+    """They come all at once, and the server is on the same loop: with a time limit too, it has a turn to accept."""
+    path = str(tmp_path / "listener")
+
+    async def main():
+        def serve():
+            for _ in range(20):
+                server.accept()[0].close()
+
+        def connect():
+            with socket.socket(socket.AF_UNIX) as client:
+                client.settimeout(5)
+                client.connect(path)
+
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(path)
+            server.listen(2)
+            await asyncio.gather(to_greenlet(serve), *(to_greenlet(connect) for _ in range(20)))
+
+    arun(main)
 
 
 def test_unix_errors(bench):

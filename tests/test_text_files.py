@@ -133,8 +133,9 @@ def test_a_timeout_of_the_socket_ends_its_files(arun, pair, mode):
         with pytest.raises(TimeoutError):
             file.readline()
         pair[1].sendall(b" of a line\n")
-        with pytest.raises(OSError, match="cannot read from timed out object"):
-            file.readline()
+        for read in (file.readline, lambda: file.read(2), file.readline, lambda: file.read(1)):
+            with pytest.raises(OSError, match="cannot read from timed out object"):
+                read()
         file.close()
         assert pair[0].recv(100) == b" of a line\n"
 
@@ -357,3 +358,45 @@ def test_lines_of_two_writers_are_whole(arun):
         assert sorted(lines) == sorted(letter * length + "\n" for letter in "abcd" for _ in range(count))
 
     arun(main)
+
+
+@pytest.mark.parametrize("mode", ["r", "rb", "rwb"])
+def test_a_socket_that_receives_in_its_own_way(arun, mode):
+    """A file calls `recv_into` for all that it reads, as natively: a subclass may decode there, or count."""
+
+    class Shifting(socket.socket):
+        def recv_into(self, buffer, *rest):
+            count = super().recv_into(buffer, *rest)
+            octets = memoryview(buffer).cast("B")
+            for place in range(count):
+                octets[place] -= 1
+            return count
+
+    def work():
+        left, right = socket.socketpair()
+        with Shifting(fileno=left.detach()) as shifting, right, shifting.makefile(mode) as file:
+            right.sendall(bytes(octet + 1 for octet in b"one\ntwo, and more\n"))
+            right.shutdown(socket.SHUT_WR)
+            return [file.readline(), file.read(5), file.read()]
+
+    lines = arun(lambda: to_greenlet(work))
+    assert lines == (["one\n", "two, ", "and more\n"] if mode == "r" else [b"one\n", b"two, ", b"and more\n"])
+
+
+def test_a_socket_whose_method_was_exchanged(arun, pair):
+    """On the object itself, as a test may do it."""
+
+    class Plain(socket.socket):
+        pass
+
+    def work():
+        with Plain(fileno=pair[0].detach()) as plain, plain.makefile("rb", 0) as file:
+            plain.recv_into = lambda buffer: 0
+            again = plain.makefile("rb", 0)
+            pair[1].sendall(b"data")
+            assert again.read(4) == b""
+            again.close()
+            del plain.recv_into
+            assert file.read(4) == b"data"
+
+    arun(lambda: to_greenlet(work))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import sys
 import time
 
+import anyio
 import pytest
 
-from greenio import await_, get_loop, timeout, timeout_at, to_greenlet
+from greenio import _original, await_, get_loop, timeout, timeout_at, to_greenlet
 from waiting import parked, until_parked
 
 pytestmark = pytest.mark.green_tasks
@@ -208,6 +210,59 @@ def test_nested(arun, patched, outer, inner, who, wait):
         task_is_clean()
 
     green(arun, fn)
+
+
+@pytest.mark.parametrize("limit", [0.05, 0.02])
+def test_both_deadlines_in_one_turn(arun, patched, limit):
+    """The outer one ends its block, whatever becomes of the inner one, as with `asyncio.timeout`."""
+
+    async def main():
+        def body():
+            with timeout(0.05):
+                try:
+                    with timeout(limit):
+                        time.sleep(100)
+                except TimeoutError:
+                    pass
+                time.sleep(100)
+
+        task = asyncio.ensure_future(to_greenlet(body))
+        await until_parked()
+        _original.sleep(0.06)  # somebody computes
+        with pytest.raises(TimeoutError):
+            await task
+
+    arun(main)
+
+
+@pytest.mark.parametrize("inner", ["greenio", "asyncio"])
+def test_an_anyio_scope_and_a_timeout_in_one_turn(arun, patched, inner):
+    """The scope sees that its task is being cancelled already, and does not count one more."""
+    if inner == "asyncio" and sys.version_info < (3, 11):
+        pytest.skip("there is no asyncio.timeout")
+
+    async def main():
+        async def limited():
+            if inner == "greenio":
+                with timeout(0.01):
+                    time.sleep(100)
+            else:
+                async with asyncio.timeout(0.01):
+                    time.sleep(100)
+
+        async def scope():
+            with anyio.fail_after(0.02):
+                with contextlib.suppress(TimeoutError):
+                    await limited()
+                time.sleep(100)
+
+        task = asyncio.ensure_future(to_greenlet(lambda: await_(scope())))
+        await until_parked()
+        _original.sleep(0.03)
+        with pytest.raises(TimeoutError):
+            await task
+
+    arun(main)
 
 
 def test_an_inner_timeout_leaves_the_outer_one_in_force(arun, patched):

@@ -174,7 +174,7 @@ def _park_until_done(green: Green, yielded: Any, mark: int) -> BaseException | N
         yielded._asyncio_future_blocking = False
         yielded.add_done_callback(green.on_done)
         green.awaited = yielded
-        if green.cancellation is not None and yielded.cancel():
+        if green.cancellation is not None and yielded.cancel(*green.cancellation.args):
             green.cancellation = None
     leave_task(host.loop, task)
     try:

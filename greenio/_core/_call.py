@@ -10,7 +10,7 @@ call after call, and rests in its thread's pool in between, with nothing of the 
 
 from __future__ import annotations
 
-from asyncio import AbstractEventLoop, CancelledError
+from asyncio import AbstractEventLoop, CancelledError, Future
 from collections.abc import Callable, Generator
 from contextvars import Context, copy_context
 from inspect import iscoroutine, iscoroutinefunction
@@ -31,6 +31,7 @@ from ._await import drive, trim
 from ._fork import leave
 from ._green import (
     ENDED,
+    PARKED,
     READY,
     RELAYED,
     Abandoned,
@@ -42,6 +43,7 @@ from ._green import (
     getcurrent,
     new_green,
     pass_on_at_rest,
+    refuse,
     resume,
     rouse,
     take_call,
@@ -92,8 +94,10 @@ class Call:
         self.late: CancelledError | None = None
         self.value: Any = None
 
+    __class__ = property(lambda _: Future)  # type: ignore[assignment]  # what anyio asks, before it asks `done`
+
     def __await__(self) -> Generator[Call, None, None]:
-        if not self.ended:
+        while not self.ended:
             self._asyncio_future_blocking = True
             yield self
 
@@ -114,8 +118,16 @@ class Call:
         return removed
 
     def done(self) -> bool:
-        """Tell whether the function has ended."""
-        return self.ended
+        """Tell whether whoever awaits the call is about to be stepped, or the call to be resumed by a cancellation.
+
+        An anyio scope cancels a task once more unless what it awaits is done. For a native task that is so from the
+        moment when it is cancelled.
+        """
+        green = self.green
+        awaited = green.awaited
+        return (
+            self.ended or self.due or green.cancellation is not None or (awaited is not None and awaited.done())
+        )
 
     def result(self) -> None:
         """Return nothing: the outcome is kept in `value` and `error`."""
@@ -352,7 +364,10 @@ def _start(green: Green, host: Host, task: AnyTask, thread: ThreadState, fn: Any
     set_running_loop(None)
     set_hooks(*NO_HOOKS)
     try:
-        return green.switch(fn, args, kwargs)
+        outcome = green.switch(fn, args, kwargs)
+        if outcome is not ENDED and outcome is not PARKED and outcome is not RELAYED:
+            outcome = refuse(green, outcome)
+        return outcome
     finally:
         thread.active = active
         if not green.visible:
@@ -403,6 +418,8 @@ def relay_on(call: Call, task: AnyTask) -> Generator[Any, None, None]:
             set_hooks(*NO_HOOKS)
         try:
             outcome = green.leaf.switch(wake)
+            if outcome is not RELAYED and outcome is not PARKED and outcome is not ENDED:
+                outcome = refuse(green, outcome)
         finally:
             wake = None
             thread.active = active

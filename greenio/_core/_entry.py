@@ -275,6 +275,14 @@ def is_native_work(fn: Any) -> bool:
     return getattr(fn, "__module__", None) == "asyncio.base_events"
 
 
+def _catch_stop(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> tuple[T | None, StopIteration | None]:
+    """Call a function; return what it returned, and what no Future can hold."""
+    try:
+        return fn(*args, **kwargs), None
+    except StopIteration as error:
+        return None, error
+
+
 def offload(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
     """Run a function in a thread of the host loop's default executor while this greenlet is parked.
 
@@ -301,10 +309,14 @@ def offload(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
     if green is None:
         return fn(*args, **kwargs)
     context = copy_context()
-    future = green.host.loop.run_in_executor(None, NativeWork(context.run, fn, *args, **kwargs))
+    future = green.host.loop.run_in_executor(None, NativeWork(context.run, _catch_stop, fn, *args, **kwargs))
     try:
-        return drive(green, future)  # type: ignore[no-any-return]
+        result, stop = drive(green, future)
+        if stop is not None:
+            raise stop
+        return result  # type: ignore[no-any-return]
     except BaseException as error:
+        stop = None
         trim(error)
         del future  # see `await_`
         raise

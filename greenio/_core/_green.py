@@ -96,6 +96,7 @@ __all__ = [
     "park",
     "pass_on",
     "pass_on_at_rest",
+    "refuse",
     "relay",
     "relays",
     "resume",
@@ -579,15 +580,31 @@ def resume(green: Green, wake: Wake) -> None:
         set_hooks(*NO_HOOKS)
     try:
         outcome = green.leaf.switch(wake)
+        if outcome is not PARKED and outcome is not RELAYED and outcome is not ENDED:
+            outcome = refuse(green, outcome)
     finally:
         thread.active = outer
         if not green.visible:
             set_running_loop(host.loop)
             set_hooks(*host.hooks)
-    if outcome is not PARKED and outcome is not RELAYED:
+    if outcome is ENDED:
         take_call(green).wake()
     elif not green.waiting:
         rouse(green)
+
+
+def refuse(green: Green, given: object) -> object:
+    """Have an error raised in green code whose greenlet switched to the loop by itself, as no loop expects.
+
+    Called in place of what switched into the green; returns what the green then hands back: that it parked or ended.
+    """
+    while given is not ENDED and given is not PARKED and given is not RELAYED:
+        error = RuntimeError(
+            f"green code switched to the event loop with {given!r}, and the loop expects nothing from it; what "
+            "greenback.await_() is for, greenio.await_() does here"
+        )
+        given = green.throw(error)
+    return given
 
 
 def rouse(green: Green) -> None:
@@ -639,10 +656,12 @@ def resume_each(host: Host, greens: list[Green]) -> None:
             thread.active = green
             green.parent = outer
             outcome = green.leaf.switch(READY)
+            if outcome is not PARKED and outcome is not RELAYED and outcome is not ENDED:
+                outcome = refuse(green, outcome)
             if green.visible:
                 set_running_loop(None)
                 set_hooks(*NO_HOOKS)
-            if outcome is not PARKED and outcome is not RELAYED:
+            if outcome is ENDED:
                 ended.append(take_call(green))
             elif not green.waiting:
                 rouse(green)

@@ -97,7 +97,7 @@ class Timeout:
             raise RuntimeError("a timeout can be entered once; make a new one with timeout(seconds)")
         self._state = "entered"
         self._green, self._host, self._task = green, green.host, green.task
-        self._cancelling = _cancelling(green)
+        self._cancelling = _begin(self, self._task)
         if self._delay is not None:
             self._when = green.host.clock() + self._delay
         self._arm(self._when)
@@ -110,12 +110,14 @@ class Timeout:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        green = self._green
+        green, task = self._green, self._task
         assert green is not None
+        assert task is not None
+        cancelling = _end(self, task)
         self._green = self._host = self._task = None  # a task that keeps the error would make a ring with it
         if not self._expired:
             return
-        if _uncancel(green) > self._cancelling:
+        if cancelling > self._cancelling:
             return  # somebody else cancelled the task too
         if kind is not None and issubclass(kind, CancelledError):
             raise TimeoutError("timed out") from error
@@ -129,22 +131,34 @@ class Timeout:
 
 if sys.version_info >= (3, 11):
 
-    def _cancelling(green: Green) -> int:
-        return green.task.cancelling()
+    def _begin(_: Timeout, task: AnyTask) -> int:
+        return task.cancelling()
 
-    def _uncancel(green: Green) -> int:
-        return green.task.uncancel()
+    def _end(timeout: Timeout, task: AnyTask) -> int:
+        return task.uncancel() if timeout.expired() else 0
 
     def _cancel(_: Host, task: AnyTask) -> None:
         task.cancel()
 
 else:  # CPython 3.10: the greens themselves count the cancellations that reach them, those of timeouts excepted
 
-    def _cancelling(green: Green) -> int:
-        return green.cancels
+    _entered: dict[AnyTask, list[Timeout]] = {}
 
-    def _uncancel(green: Green) -> int:
-        return green.cancels
+    def _begin(timeout: Timeout, task: AnyTask) -> int:
+        entered = _entered.setdefault(task, [])
+        entered.append(timeout)
+        return _count(timeout, entered)
+
+    def _end(timeout: Timeout, task: AnyTask) -> int:
+        entered = _entered[task]
+        entered.remove(timeout)
+        if not entered:
+            del _entered[task]
+        return _count(timeout, entered)
+
+    def _count(timeout: Timeout, entered: list[Timeout]) -> int:
+        assert timeout._green is not None
+        return timeout._green.cancels + sum(map(Timeout.expired, entered))
 
     def _cancel(host: Host, task: AnyTask) -> None:
         reached = [call.green for call in host.calls if call.green.task is task]

@@ -35,6 +35,9 @@ _ENDS_TWICE = sys.platform == "linux"
 _FULL_BACKLOG_DELAY = 0.005
 """Seconds between attempts to connect to a Unix socket whose backlog is full; the kernel reports no readiness."""
 
+_PATIENCE = 0.05
+"""Seconds until one with a timeout gives up, as it natively does at once: a server on this loop needs its turns first."""
+
 
 @like(_C.bind)
 def bind(self: socket.socket, address: Any, /) -> None:
@@ -145,7 +148,8 @@ def _connect(green: Green, sock: socket.socket, state: State, address: Any, call
     take_turn(green)
     deadline = deadline_of(green, state.timeout)
     error = _begin(sock, state, address, call)
-    while error == errno.EAGAIN and deadline is None and sock.family == _UNIX:
+    patience = None if deadline is None else min(deadline, green.host.clock() + _PATIENCE)
+    while error == errno.EAGAIN and sock.family == _UNIX and (patience is None or green.host.clock() < patience):
         green.what = f"<full backlog of {address!r}>"
         park(green, green.host.clock() + _FULL_BACKLOG_DELAY, green.parks)
         error = _begin(sock, state, address, call)

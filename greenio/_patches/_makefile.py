@@ -88,7 +88,21 @@ def readlines(self: Any, hint: int | None = -1, /) -> list[bytes]:
     return read_lines(self, hint, lambda lines: give_back(self, b"".join(lines)))
 
 
-_SocketFile = subclass(_Raw, {each.__name__: each for each in (read, readinto, readall, readline, readlines)})
+_OwnSocketFile = subclass(_Raw, {each.__name__: each for each in (readinto, readall, readline, readlines)})
+"""A file of a socket that receives in its own way: native files call `recv_into` for all."""
+
+_SocketFile = subclass(_OwnSocketFile, {"read": read})
+"""Any other: `recv` makes the object that is wanted, so that nothing is copied."""
+
+
+def _file_class(sock: socket.socket) -> Any:
+    """Choose the class of a file of this socket."""
+    names = {"recv", "recv_into"}
+    own = getattr(sock, "__dict__", {}).keys() & names
+    defines = next(cls for cls in type(sock).__mro__ if vars(cls).keys() & names)
+    return _OwnSocketFile if own or defines.__module__ not in ("socket", "ssl") else _SocketFile
+
+
 _CLASSES: dict[type, Any] = {**BUFFERED, io.BufferedRWPair: Pair}
 
 
@@ -118,13 +132,13 @@ def makefile(
     if green_caller() is None:
         return file
     if type(native) is _Raw and native.readable():
-        native.__class__ = _SocketFile
+        native.__class__ = _file_class(self)
     if type(native) not in _CLASSES:
         return file
     size = io.DEFAULT_BUFFER_SIZE if buffering is None or buffering < 0 else buffering
     settings = None if native is file else (file.encoding, file.errors, newline)
     raw = _take_raw(self, file)
-    raw.__class__ = _SocketFile
+    raw.__class__ = _file_class(self)
     buffered = _CLASSES[type(native)](raw, size)
     if settings is None:
         return buffered

@@ -9,13 +9,10 @@ from typing import Any
 
 from .. import _original
 from .._core import Green
-from ._socket_state import State, attempt, deadline_of, green_caller, state_of, unblocked
+from ._socket_state import PIECE, State, attempt, deadline_of, green_caller, state_of, unblocked
 from ._table import like
 
 __all__ = ["METHODS"]
-
-_BLOCK = 2**30
-"""Octets for one `os.sendfile`, whose C argument overflows with more."""
 
 _native_sendfile = socket.socket.sendfile
 
@@ -49,7 +46,7 @@ def _send(green: Green, sock: socket.socket, state: State, file: Any, offset: in
     total = 0
     try:
         while count is None or total < count:
-            block = _BLOCK if count is None else min(count - total, _BLOCK)
+            block = PIECE if count is None else min(count - total, PIECE)
             deadline = deadline_of(green, state.timeout)
             args = (sock, state, file.fileno(), offset + total, block)
             sent = attempt(green, state, "write", deadline, _send_block, *args)

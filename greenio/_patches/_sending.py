@@ -14,11 +14,13 @@ from ._resolver import numeric_address
 from ._socket_state import (
     DONTWAIT,
     NEVER_BLOCKS,
+    PIECE,
     TURN,
     State,
     adopted_state,
     attempt,
     green_caller,
+    is_large,
     listed,
     natively,
     plain,
@@ -76,23 +78,25 @@ def sendall(self: socket.socket, data: Any, flags: int = 0, /) -> None:
     if timeout == 0 or not isinstance(flags, int) or (timeout is None and flags & DONTWAIT):
         return _c_sendall(self, data, flags)
     flags |= DONTWAIT
-    green.operations += 1
-    if green.operations > TURN:
-        yield_once(green)
-    try:
-        sent = _c_send(self, data, flags)
-    except BlockingIOError:
-        sent = 0
-    else:
-        if data.__class__ is bytes and sent == len(data):
-            return None
+    sent = 0
+    if (data.__class__ is bytes and len(data) <= PIECE) or not is_large(data):
+        green.operations += 1
+        if green.operations > TURN:
+            yield_once(green)
+        try:
+            sent = _c_send(self, data, flags)
+        except BlockingIOError:
+            pass
+        else:
+            if data.__class__ is bytes and sent == len(data):
+                return None
     clock = green.host.clock
     deadline = None if timeout is None else clock() + timeout
     with memoryview(data) as view, view.cast("B") as octets:
         while sent < len(octets):
             if deadline is not None and clock() >= deadline:
                 raise TimeoutError("timed out")
-            sent += attempt(green, state, "write", deadline, _C.send, self, octets[sent:], flags)
+            sent += attempt(green, state, "write", deadline, _C.send, self, octets[sent : sent + PIECE], flags)
     return None
 
 

@@ -26,6 +26,7 @@ from .._core import Green, Host, Side, current_green, forget, getcurrent, park, 
 __all__ = [
     "DONTWAIT",
     "NEVER_BLOCKS",
+    "PIECE",
     "TURN",
     "Direction",
     "State",
@@ -35,6 +36,7 @@ __all__ = [
     "can_adopt",
     "deadline_of",
     "green_caller",
+    "is_large",
     "listed",
     "natively",
     "note_mode",
@@ -58,6 +60,9 @@ NEVER_BLOCKS = int(socket.MSG_DONTWAIT | socket.MSG_OOB | getattr(socket, "MSG_E
 
 TURN = 32
 """Operations that a greenlet may do without a park before it lets the others have a turn."""
+
+PIECE = 2**18
+"""Octets of one operation at most, where more are to be sent: a peer that keeps up would have it last as long as they do."""
 
 _LONGEST_POLL = 2**31 - 1
 """Milliseconds: the most that `poll` takes."""
@@ -376,6 +381,14 @@ def attempt(
         ready = side.wait(green, deadline)
         if not ready and adopted and not state.adopted:
             raise TimeoutError("timed out")  # given back meanwhile: another attempt would wait in C
+
+
+def is_large(data: Any) -> bool:
+    """Tell whether data has to be sent in pieces."""
+    kind = data.__class__
+    if kind is memoryview:
+        return data.nbytes > PIECE  # type: ignore[no-any-return]
+    return (kind is bytes or kind is bytearray) and len(data) > PIECE
 
 
 def listed(items: Any) -> Any:

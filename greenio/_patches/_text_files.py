@@ -111,7 +111,11 @@ def _writer_lock(file: Any) -> RLock:
 
 def _more(file: Any, decoded: _Decoded) -> bool:
     """Decode more; False at the end. Parks."""
-    octets = file.buffer.read1(CHUNK if decoded.count() else _PIECE)
+    try:
+        octets = file.buffer.read1(CHUNK if decoded.count() else _PIECE)
+    except TimeoutError:
+        decoded.take(-1)  # lost, as natively: nobody is to take the half of an answer for all of it
+        raise
     decoded.add(file, octets, not octets)
     return bool(octets)
 
