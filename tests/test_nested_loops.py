@@ -407,6 +407,24 @@ def test_uvloop_policy_gives_green_code_a_stock_loop(patched: None) -> None:
         asyncio.run(main())
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_child_processes_of_that_loop(patched: None) -> None:
+    """uvloop's policy has no child watcher, and a stock loop waits for its children by one."""
+
+    async def inner() -> tuple[bytes, int | None]:
+        child = await asyncio.create_subprocess_exec("sh", "-c", "echo out; exit 3", stdout=asyncio.subprocess.PIPE)
+        return (await child.communicate())[0], child.returncode
+
+    async def main() -> None:
+        calls = (to_greenlet(lambda: asyncio.run(inner())) for _ in range(3))
+        assert await asyncio.wait_for(asyncio.gather(*calls), 20) == [(b"out\n", 3)] * 3
+        with pytest.raises(NotImplementedError):
+            asyncio.get_child_watcher()
+
+    with uvloop_policy():
+        asyncio.run(main())
+
+
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="asyncio.Runner is new in 3.11")
 def test_runner(arun: Any, patched: None) -> None:
     def green() -> int:

@@ -94,7 +94,7 @@ class Call:
         self.late: CancelledError | None = None
         self.value: Any = None
 
-    __class__ = property(lambda _: Future)  # type: ignore[assignment]  # what anyio asks, before it asks `done`
+    __class__ = property(lambda _: Future)  # what anyio asks, before it asks `done`
 
     def __await__(self) -> Generator[Call, None, None]:
         while not self.ended:
@@ -125,9 +125,7 @@ class Call:
         """
         green = self.green
         awaited = green.awaited
-        return (
-            self.ended or self.due or green.cancellation is not None or (awaited is not None and awaited.done())
-        )
+        return self.ended or self.due or green.cancellation is not None or (awaited is not None and awaited.done())
 
     def result(self) -> None:
         """Return nothing: the outcome is kept in `value` and `error`."""

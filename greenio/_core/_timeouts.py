@@ -141,7 +141,6 @@ if sys.version_info >= (3, 11):
         task.cancel()
 
 else:  # CPython 3.10: the greens themselves count the cancellations that reach them, those of timeouts excepted
-
     _entered: dict[AnyTask, list[Timeout]] = {}
 
     def _begin(timeout: Timeout, task: AnyTask) -> int:

@@ -36,7 +36,7 @@ _FULL_BACKLOG_DELAY = 0.005
 """Seconds between attempts to connect to a Unix socket whose backlog is full; the kernel reports no readiness."""
 
 _PATIENCE = 0.05
-"""Seconds until one with a timeout gives up, as it natively does at once: a server on this loop needs its turns first."""
+"""Seconds until one with a timeout gives up, as it does at once natively: a server on this loop needs turns first."""
 
 
 @like(_C.bind)

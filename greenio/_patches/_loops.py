@@ -60,5 +60,23 @@ def _current_loop(green: Green) -> AbstractEventLoop:
     return loop
 
 
+_native_watcher = getattr(events, "get_child_watcher", None)
+_Watcher: Any = getattr(asyncio, "ThreadedChildWatcher", None)
+
+
+@like(_native_watcher)
+def get_child_watcher() -> Any:
+    """Return a watcher to a stock loop that stands in for one of a policy that has none."""
+    assert _native_watcher is not None
+    try:
+        return _native_watcher()
+    except NotImplementedError:
+        if not isinstance(events._get_running_loop(), selector_events.BaseSelectorEventLoop):
+            raise
+        return _Watcher()
+
+
 _GREENS = [new_event_loop, set_event_loop, get_event_loop]
+if _native_watcher is not None:
+    _GREENS.append(get_child_watcher)
 LOOPS = (*patches(events, _GREENS), *patches(asyncio, _GREENS))

@@ -62,7 +62,7 @@ TURN = 32
 """Operations that a greenlet may do without a park before it lets the others have a turn."""
 
 PIECE = 2**18
-"""Octets of one operation at most, where more are to be sent: a peer that keeps up would have it last as long as they do."""
+"""Octets of one operation at most, where more are to be sent: with a peer that keeps up it would take them all."""
 
 _LONGEST_POLL = 2**31 - 1
 """Milliseconds: the most that `poll` takes."""
