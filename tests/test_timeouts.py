@@ -235,33 +235,68 @@ def test_both_deadlines_in_one_turn(arun, patched, limit):
     arun(main)
 
 
-@pytest.mark.parametrize("inner", ["greenio", "asyncio"])
-def test_an_anyio_scope_and_a_timeout_in_one_turn(arun, patched, inner):
-    """The scope sees that its task is being cancelled already, and does not count one more."""
-    if inner == "asyncio" and sys.version_info < (3, 11):
+@contextlib.asynccontextmanager
+async def by_greenio(seconds):
+    with timeout(seconds):
+        yield
+
+
+@contextlib.asynccontextmanager
+async def by_asyncio(seconds):
+    if sys.version_info < (3, 11):
         pytest.skip("there is no asyncio.timeout")
+    async with asyncio.timeout(seconds):
+        yield
+
+
+@contextlib.asynccontextmanager
+async def by_anyio(seconds):
+    with anyio.fail_after(seconds):
+        yield
+
+
+@pytest.mark.parametrize("wait", WAITS)
+@pytest.mark.parametrize("inner, outer", [(by_greenio, by_anyio), (by_asyncio, by_anyio), (by_anyio, by_greenio)])
+def test_an_anyio_scope_and_a_timeout_in_one_turn(arun, patched, inner, outer, wait):
+    """The scope sees that its task is being cancelled already, or is the first to cancel it: both know what is theirs."""
+    if sys.version_info < (3, 11) and inner is by_anyio:
+        pytest.skip("tasks do not count, so that a scope takes the one cancellation for its own, natively too")
 
     async def main():
         async def limited():
-            if inner == "greenio":
-                with timeout(0.01):
-                    time.sleep(100)
-            else:
-                async with asyncio.timeout(0.01):
-                    time.sleep(100)
-
-        async def scope():
-            with anyio.fail_after(0.02):
+            time.sleep(0.001)  # nothing is awaited by the task itself from here on
+            async with outer(0.02):
                 with contextlib.suppress(TimeoutError):
-                    await limited()
+                    async with inner(0.01):
+                        wait()
                 time.sleep(100)
 
-        task = asyncio.ensure_future(to_greenlet(lambda: await_(scope())))
-        await until_parked()
+        task = asyncio.ensure_future(to_greenlet(lambda: await_(limited())))
+        await asyncio.sleep(0.003)
         _original.sleep(0.03)
         with pytest.raises(TimeoutError):
             await task
 
+    arun(main)
+
+
+@pytest.mark.parametrize("wait", WAITS)
+def test_two_cancellations_in_one_turn(arun, patched, wait):
+    """They are one, with the message of the first, as natively."""
+
+    async def main():
+        def body():
+            time.sleep(0.001)
+            wait()
+
+        task = asyncio.ensure_future(to_greenlet(body))
+        await asyncio.sleep(0.005)
+        task.cancel("first")
+        task.cancel("second")
+        with pytest.raises(asyncio.CancelledError) as caught:
+            await task
+        if sys.version_info >= (3, 11):
+            assert caught.value.args == ("first",)
     arun(main)
 
 

@@ -127,6 +127,10 @@ class Call:
         awaited = green.awaited
         return self.ended or self.due or green.cancellation is not None or (awaited is not None and awaited.done())
 
+    def cancelled(self) -> bool:
+        """Tell whether the function has ended in a cancellation."""
+        return isinstance(self.error, CancelledError)
+
     def result(self) -> None:
         """Return nothing: the outcome is kept in `value` and `error`."""
 
@@ -170,12 +174,12 @@ class Call:
                 self.due = True
                 self.host.call_soon(self._deliver, _cancelled(msg))
                 return True
-            if awaited.cancel() if msg is None else awaited.cancel(msg=msg):
-                return True
+            if (awaited.cancel() if msg is None else awaited.cancel(msg=msg)) or awaited.cancelled():
+                return True  # a Task too makes one of two that come in the same turn, and takes the first
         if green.__class__ is Abandoned:
             self.finish(None, _cancelled(msg))
             self.host.call_soon(self.wake)
-        elif green.cancellation is None and not self.due:  # a Task too makes one of two that come in the same turn
+        elif green.cancellation is None and not self.due:
             green.cancellation = _cancelled(msg)
         return True
 
