@@ -256,9 +256,9 @@ async def by_anyio(seconds):
 
 
 @pytest.mark.parametrize("wait", WAITS)
-@pytest.mark.parametrize("inner, outer", [(by_greenio, by_anyio), (by_asyncio, by_anyio), (by_anyio, by_greenio)])
+@pytest.mark.parametrize(("inner", "outer"), [(by_greenio, by_anyio), (by_asyncio, by_anyio), (by_anyio, by_greenio)])
 def test_an_anyio_scope_and_a_timeout_in_one_turn(arun, patched, inner, outer, wait):
-    """The scope sees that its task is being cancelled already, or is the first to cancel it: both know what is theirs."""
+    """The scope sees that its task is being cancelled already, or cancels it first: both know what is theirs."""
     if sys.version_info < (3, 11) and inner is by_anyio:
         pytest.skip("tasks do not count, so that a scope takes the one cancellation for its own, natively too")
 
@@ -297,6 +297,7 @@ def test_two_cancellations_in_one_turn(arun, patched, wait):
             await task
         if sys.version_info >= (3, 11):
             assert caught.value.args == ("first",)
+
     arun(main)
 
 
