@@ -9,10 +9,13 @@ import os
 import socket
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
-from greenio import _core, monkey, spawn, to_greenlet, wait_readable, wait_writable
+import tls
+from greenio import _core, _original, monkey, spawn, to_greenlet, wait_readable, wait_writable
+from greenio._patches import _sending
 from tests.conftest import finish, new_loop
 from tests.waiting import until, until_parked
 
@@ -764,5 +767,64 @@ def test_a_signal_of_readiness_that_somebody_else_used_up(arun, patched):
             with pytest.raises(TimeoutError):
                 await reader
             assert time.monotonic() - begun < 10
+
+    arun(main)
+
+
+class Sizes:
+    """Stands before what sends, and notes how much it is given at a time."""
+
+    def __init__(self, native, place):
+        self.native = native
+        self.place = place
+        self.noted = []
+
+    def __call__(self, *args):
+        sent = self.native(*args)
+        self.noted.append(args[self.place] if isinstance(args[self.place], int) else len(args[self.place]))
+        return sent
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview, "sendfile", "TLS"])
+def test_much_is_sent_in_pieces(arun, patched, monkeypatch, tmp_path, kind):
+    """A peer that keeps up would have one call last as long as there are octets, and the loop stand still."""
+    octets = os.urandom(2**16) * 64
+
+    def receive(sock):
+        parts = []
+        while part := sock.recv(2**20):
+            parts.append(part)
+        return b"".join(parts)
+
+    def send(one):
+        if kind == "sendfile":
+            path = tmp_path / "octets"
+            path.write_bytes(octets)
+            sizes = Sizes(_original.sendfile, 3)
+            monkeypatch.setattr(_original, "sendfile", sizes)
+            with path.open("rb") as file:
+                assert one.sendfile(file) == len(octets)
+        elif kind == "TLS":
+            native = one._sslobj
+            sizes = Sizes(native.write, 0)
+            one._sslobj = SimpleNamespace(write=sizes)
+            assert one.send(octets) == len(octets)
+            one._sslobj = native
+        else:
+            sizes = Sizes(_sending.attempt, 6)
+            monkeypatch.setattr(_sending, "attempt", sizes)
+            one.sendall(kind(octets))
+        one.shutdown(socket.SHUT_WR)
+        assert len(sizes.noted) >= 16
+        assert max(sizes.noted) <= 2**18
+
+    async def main():
+        one, two = tcp_pair()
+        if kind == "TLS":
+            both = to_greenlet(tls.join, one), to_greenlet(tls.serve, two)
+            one, two = await asyncio.gather(*both)
+        with one, two:
+            received, _ = await asyncio.gather(asyncio.to_thread(receive, two), to_greenlet(send, one))
+        assert received == octets
 
     arun(main)
