@@ -82,35 +82,20 @@ def test_a_body_that_fails(write, arun):
     arun(main)
 
 
-def test_a_cancelled_waiter(write, arun):
+@pytest.mark.parametrize("which", ["importer", "waiter"])
+def test_a_cancelled_one(write, arun, which):
+    """The other waits on, or runs the body anew."""
     write("greenio_slow", SLOW)
 
     async def main():
-        first = asyncio.ensure_future(to_greenlet(load, "greenio_slow"))
-        second = asyncio.ensure_future(to_greenlet(load, "greenio_slow"))
+        calls = [asyncio.ensure_future(to_greenlet(load, "greenio_slow")) for _ in range(2)]
         await until_parked(2)
-        second.cancel()
+        cancelled = calls.pop(0 if which == "importer" else 1)
+        cancelled.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await second
+            await cancelled
         assert await to_greenlet(load, "greenio_slow")
-        assert await first
-
-    arun(main)
-
-
-def test_a_cancelled_importer(write, arun):
-    """Who waits runs the body anew."""
-    write("greenio_slow", SLOW)
-
-    async def main():
-        first = asyncio.ensure_future(to_greenlet(load, "greenio_slow"))
-        second = asyncio.ensure_future(to_greenlet(load, "greenio_slow"))
-        await until_parked(2)
-        first.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await first
-        assert await second
-        assert await to_greenlet(load, "greenio_slow")
+        assert await calls[0]
 
     arun(main)
 
