@@ -828,3 +828,25 @@ def test_much_is_sent_in_pieces(arun, patched, monkeypatch, tmp_path, kind):
         assert received == octets
 
     arun(main)
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_SEQPACKET, socket.SOCK_DGRAM])
+def test_a_message_stays_whole(arun, patched, kind):
+    one, two = socket.socketpair(socket.AF_UNIX, kind)
+    message = os.urandom(300_000)
+    with one, two:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**19)
+        if one.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) < len(message) + 1000:
+            pytest.skip("the system allows no message of this size")
+
+        def send():
+            for _ in range(20):  # some of them wait until others have been received
+                one.sendall(message)
+
+        async def main():
+            sending = asyncio.ensure_future(to_greenlet(send))
+            await until_parked()
+            assert [await to_greenlet(two.recv, 2**20) for _ in range(20)] == [message] * 20
+            await sending
+
+        arun(main)

@@ -79,7 +79,7 @@ def sendall(self: socket.socket, data: Any, flags: int = 0, /) -> None:
         return _c_sendall(self, data, flags)
     flags |= DONTWAIT
     sent = 0
-    if (data.__class__ is bytes and len(data) <= PIECE) or not is_large(data):
+    if (data.__class__ is bytes and len(data) <= PIECE) or not (state.stream and is_large(data)):
         green.operations += 1
         if green.operations > TURN:
             yield_once(green)
@@ -93,10 +93,11 @@ def sendall(self: socket.socket, data: Any, flags: int = 0, /) -> None:
     clock = green.host.clock
     deadline = None if timeout is None else clock() + timeout
     with memoryview(data) as view, view.cast("B") as octets:
+        piece = PIECE if state.stream else len(octets)
         while sent < len(octets):
             if deadline is not None and clock() >= deadline:
                 raise TimeoutError("timed out")
-            sent += attempt(green, state, "write", deadline, _C.send, self, octets[sent : sent + PIECE], flags)
+            sent += attempt(green, state, "write", deadline, _C.send, self, octets[sent : sent + piece], flags)
     return None
 
 
