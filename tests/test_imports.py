@@ -7,6 +7,7 @@ import importlib
 import sys
 import textwrap
 import threading
+from importlib.machinery import ModuleSpec
 
 import pytest
 
@@ -37,6 +38,19 @@ SLOW = """
     time.sleep(0.05)
     whole = True
 """
+
+GATED = """
+    from greenio_gate import go
+    go.wait()
+    whole = True
+"""
+
+
+@pytest.fixture
+def gate(write):
+    """A module of two events: `began` and `go`."""
+    write("greenio_gate", "import threading; began, go = threading.Event(), threading.Event()")
+    return importlib.import_module("greenio_gate")
 
 
 def load(name):
@@ -83,9 +97,9 @@ def test_a_body_that_fails(write, arun):
 
 
 @pytest.mark.parametrize("which", ["importer", "waiter"])
-def test_a_cancelled_one(write, arun, which):
+def test_a_cancelled_one(write, arun, gate, which):
     """The other waits on, or runs the body anew."""
-    write("greenio_slow", SLOW)
+    write("greenio_slow", GATED)
 
     async def main():
         calls = [asyncio.ensure_future(to_greenlet(load, "greenio_slow")) for _ in range(2)]
@@ -94,6 +108,7 @@ def test_a_cancelled_one(write, arun, which):
         cancelled.cancel()
         with pytest.raises(asyncio.CancelledError):
             await cancelled
+        gate.go.set()
         assert await to_greenlet(load, "greenio_slow")
         assert await calls[0]
 
@@ -126,20 +141,87 @@ def test_modules_that_a_thread_and_a_green_import_crosswise(write, arun, thread_
     arun(main)
 
 
-def test_what_a_thread_imports(write, arun):
-    """The loop is not held for as long as the thread takes."""
-    write("greenio_native", "import greenio_gate; greenio_gate.began.set(); greenio_gate.go.wait(); whole = True")
-    write("greenio_gate", "import threading; began, go = threading.Event(), threading.Event()")
+class SlowLoader:
+    """Finds one module, and takes its time before it is there."""
+
+    def __init__(self, name, body, gate):
+        self.name = name
+        self.body = body
+        self.gate = gate
+
+    def find_spec(self, name, path=None, target=None):
+        return ModuleSpec(name, self) if name == self.name else None
+
+    def create_module(self, spec):
+        self.gate.began.set()
+        self.gate.go.wait()
+
+    def exec_module(self, module):
+        exec(self.body, vars(module))
+
+
+def test_a_circle_that_closes_late(write, arun, gate, monkeypatch):
+    """The green waits while the thread has not made the module yet: it gets that half done, and no error."""
+    slow = SlowLoader("greenio_left", "import greenio_right; whole = True", gate)
+    write("greenio_right", "import greenio_left; whole = True")
+    monkeypatch.setattr(sys, "meta_path", [slow, *sys.meta_path])
 
     async def main():
-        import greenio_gate
+        thread = asyncio.ensure_future(asyncio.to_thread(load, "greenio_left"))
+        await to_greenlet(gate.began.wait)
+        green = asyncio.ensure_future(to_greenlet(load, "greenio_right"))
+        await until_parked()
+        gate.go.set()
+        assert await green
+        assert await thread
 
+    try:
+        arun(main)
+    finally:
+        sys.modules.pop("greenio_left", None)
+
+
+def test_an_importer_that_runs_a_loop(write, arun):
+    """What runs on that loop is let in, since the importer is below it on the same stack."""
+    write(
+        "greenio_app",
+        """
+        import asyncio, greenio, time
+        begun = True
+
+        def work():
+            import greenio_app
+            time.sleep(0.001)
+            import greenio_app as again
+            return again.begun
+
+        async def main():
+            asyncio.get_running_loop().set_task_factory(greenio.task_factory)
+            return await asyncio.create_task(greenio.to_greenlet(work))
+
+        whole = asyncio.run(main())
+        """,
+    )
+
+    async def main():
+        assert await to_greenlet(load, "greenio_app")
+
+    arun(main)
+
+
+def test_what_a_thread_imports(write, arun, gate):
+    """The loop is not held for as long as the thread takes, and other imports go on."""
+    write("greenio_native", "import greenio_gate; greenio_gate.began.set(); greenio_gate.go.wait(); whole = True")
+    write("greenio_other", "whole = True")
+
+    async def main():
         thread = threading.Thread(target=load, args=("greenio_native",))
         thread.start()
-        await to_greenlet(greenio_gate.began.wait)
+        await to_greenlet(gate.began.wait)
         waiter = asyncio.ensure_future(to_greenlet(load, "greenio_native"))
         await until_parked()
-        greenio_gate.go.set()
+        assert await to_greenlet(load, "greenio_other")
+        gate.go.set()
         assert await waiter
         await to_greenlet(thread.join)
 
@@ -169,17 +251,15 @@ def test_the_importer_again(write, arun):
     arun(main)
 
 
-def test_unpatched_in_the_midst(write, arun):
-    write("greenio_slow", SLOW)
+def test_unpatched_in_the_midst(write, arun, gate):
+    write("greenio_slow", GATED)
 
     async def main():
         calls = [asyncio.ensure_future(to_greenlet(load, "greenio_slow")) for _ in range(3)]
         await until_parked(3)
         monkey.unpatch_all()
-        try:
-            assert all(await asyncio.gather(*calls))
-        finally:
-            monkey.patch_all()
+        gate.go.set()
+        assert all(await asyncio.gather(*calls))
         assert await to_greenlet(load, "greenio_slow")
 
     arun(main)

@@ -9,11 +9,9 @@ import os
 import socket
 import threading
 import time
-from types import SimpleNamespace
 
 import pytest
 
-import tls
 from greenio import _core, _original, monkey, spawn, to_greenlet, wait_readable, wait_writable
 from greenio._patches import _sending
 from tests.conftest import finish, new_loop
@@ -785,7 +783,7 @@ class Sizes:
         return sent
 
 
-@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview, "sendfile", "TLS"])
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview, "sendfile"])
 def test_much_is_sent_in_pieces(arun, patched, monkeypatch, tmp_path, kind):
     """A peer that keeps up would have one call last as long as there are octets, and the loop stand still."""
     octets = os.urandom(2**16) * 64
@@ -804,12 +802,6 @@ def test_much_is_sent_in_pieces(arun, patched, monkeypatch, tmp_path, kind):
             monkeypatch.setattr(_original, "sendfile", sizes)
             with path.open("rb") as file:
                 assert one.sendfile(file) == len(octets)
-        elif kind == "TLS":
-            native = one._sslobj
-            sizes = Sizes(native.write, 0)
-            one._sslobj = SimpleNamespace(write=sizes)
-            assert one.send(octets) == len(octets)
-            one._sslobj = native
         else:
             sizes = Sizes(_sending.attempt, 6)
             monkeypatch.setattr(_sending, "attempt", sizes)
@@ -820,9 +812,6 @@ def test_much_is_sent_in_pieces(arun, patched, monkeypatch, tmp_path, kind):
 
     async def main():
         one, two = tcp_pair()
-        if kind == "TLS":
-            both = to_greenlet(tls.join, one), to_greenlet(tls.serve, two)
-            one, two = await asyncio.gather(*both)
         with one, two:
             received, _ = await asyncio.gather(asyncio.to_thread(receive, two), to_greenlet(send, one))
         assert received == octets

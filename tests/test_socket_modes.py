@@ -588,7 +588,7 @@ def test_a_crowd_of_unix_clients(arun, patched, tmp_path):
 
     async def main():
         def serve():
-            for _ in range(20):
+            for _ in range(10):
                 server.accept()[0].close()
 
         def connect():
@@ -599,7 +599,7 @@ def test_a_crowd_of_unix_clients(arun, patched, tmp_path):
         with socket.socket(socket.AF_UNIX) as server:
             server.bind(path)
             server.listen(2)
-            await asyncio.gather(to_greenlet(serve), *(to_greenlet(connect) for _ in range(20)))
+            await asyncio.gather(to_greenlet(serve), *(to_greenlet(connect) for _ in range(10)))
 
     arun(main)
 

@@ -128,8 +128,12 @@ class Call:
         return self.ended or self.due or green.cancellation is not None or (awaited is not None and awaited.done())
 
     def cancelled(self) -> bool:
-        """Tell whether the function has ended in a cancellation."""
-        return isinstance(self.error, CancelledError)
+        """Tell whether the function has ended in a cancellation, or one is under way; anyio asks."""
+        if self.ended:
+            return isinstance(self.error, CancelledError)
+        green = self.green
+        awaited = green.awaited
+        return self.due or green.cancellation is not None or (awaited is not None and awaited.cancelled())
 
     def result(self) -> None:
         """Return nothing: the outcome is kept in `value` and `error`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from asyncio import CancelledError, TimerHandle
 from types import TracebackType
+from weakref import WeakKeyDictionary, WeakSet
 
 from ._asyncio import AnyTask
 from ._green import Green, current_green
@@ -97,7 +98,7 @@ class Timeout:
             raise RuntimeError("a timeout can be entered once; make a new one with timeout(seconds)")
         self._state = "entered"
         self._green, self._host, self._task = green, green.host, green.task
-        self._cancelling = _begin(self, self._task)
+        self._cancelling = _begin(self, green.task)
         if self._delay is not None:
             self._when = green.host.clock() + self._delay
         self._arm(self._when)
@@ -110,10 +111,9 @@ class Timeout:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        green, task = self._green, self._task
+        green = self._green
         assert green is not None
-        assert task is not None
-        cancelling = _end(self, task)
+        cancelling = _end(self)
         self._green = self._host = self._task = None  # a task that keeps the error would make a ring with it
         if not self._expired:
             return
@@ -134,28 +134,26 @@ if sys.version_info >= (3, 11):
     def _begin(_: Timeout, task: AnyTask) -> int:
         return task.cancelling()
 
-    def _end(timeout: Timeout, task: AnyTask) -> int:
-        return task.uncancel() if timeout.expired() else 0
+    def _end(timeout: Timeout) -> int:
+        return timeout._task.uncancel() if timeout._expired else 0  # type: ignore[union-attr]  # it has been entered
 
     def _cancel(_: Host, task: AnyTask) -> None:
         task.cancel()
 
 else:  # CPython 3.10: the greens themselves count the cancellations that reach them, those of timeouts excepted
-    _entered: dict[AnyTask, list[Timeout]] = {}
+    _entered: WeakKeyDictionary[AnyTask, WeakSet[Timeout]] = WeakKeyDictionary()
 
     def _begin(timeout: Timeout, task: AnyTask) -> int:
-        entered = _entered.setdefault(task, [])
-        entered.append(timeout)
+        entered = _entered.setdefault(task, WeakSet())
+        entered.add(timeout)
         return _count(timeout, entered)
 
-    def _end(timeout: Timeout, task: AnyTask) -> int:
-        entered = _entered[task]
-        entered.remove(timeout)
-        if not entered:
-            del _entered[task]
+    def _end(timeout: Timeout) -> int:
+        entered = _entered[timeout._task]
+        entered.discard(timeout)
         return _count(timeout, entered)
 
-    def _count(timeout: Timeout, entered: list[Timeout]) -> int:
+    def _count(timeout: Timeout, entered: WeakSet[Timeout]) -> int:
         assert timeout._green is not None
         return timeout._green.cancels + sum(map(Timeout.expired, entered))
 

@@ -35,8 +35,8 @@ _ENDS_TWICE = sys.platform == "linux"
 _FULL_BACKLOG_DELAY = 0.005
 """Seconds between attempts to connect to a Unix socket whose backlog is full; the kernel reports no readiness."""
 
-_PATIENCE = 0.05
-"""Seconds until one with a timeout gives up, as it does at once natively: a server on this loop needs turns first."""
+_PATIENCE = 10
+"""Attempts after which one with a timeout gives up, as it does at once natively: a server on this loop needs turns."""
 
 
 @like(_C.bind)
@@ -148,8 +148,11 @@ def _connect(green: Green, sock: socket.socket, state: State, address: Any, call
     take_turn(green)
     deadline = deadline_of(green, state.timeout)
     error = _begin(sock, state, address, call)
-    patience = None if deadline is None else min(deadline, green.host.clock() + _PATIENCE)
-    while error == errno.EAGAIN and sock.family == _UNIX and (patience is None or green.host.clock() < patience):
+    attempts = 1
+    while error == errno.EAGAIN and sock.family == _UNIX:
+        if deadline is not None and (attempts > _PATIENCE or green.host.clock() >= deadline):
+            return error
+        attempts += 1
         green.what = f"<full backlog of {address!r}>"
         park(green, green.host.clock() + _FULL_BACKLOG_DELAY, green.parks)
         error = _begin(sock, state, address, call)

@@ -71,7 +71,7 @@ def get_child_watcher() -> Any:
     try:
         return _native_watcher()
     except NotImplementedError:
-        if not isinstance(events._get_running_loop(), selector_events.BaseSelectorEventLoop):
+        if green_caller() is None or not isinstance(events._get_running_loop(), selector_events.BaseSelectorEventLoop):
             raise
         return _Watcher()
 

@@ -387,7 +387,7 @@ def is_large(data: Any) -> bool:
     """Tell whether data has to be sent in pieces."""
     kind = data.__class__
     if kind is memoryview:
-        return data.nbytes > PIECE  # type: ignore[no-any-return]
+        return data.nbytes > PIECE and data.c_contiguous  # type: ignore[no-any-return]
     return (kind is bytes or kind is bytearray) and len(data) > PIECE
 
 

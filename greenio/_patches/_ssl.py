@@ -29,14 +29,12 @@ from typing import Any
 from .. import _original
 from .._core import READY, Green, Host, forget, park, resume
 from ._socket_state import (
-    PIECE,
     Direction,
     State,
     adopt,
     adopted_state,
     deadline_of,
     green_caller,
-    is_large,
     ready_natively,
     release,
     release_sockets,
@@ -216,41 +214,22 @@ def _write(green: Green, sock: SSLSocket, state: State, data: Any) -> int:
     sslobj: Any = sock._sslobj  # type: ignore[attr-defined]
     if sslobj is None:
         raise OSError(EBADF, os.strerror(EBADF))  # closed while it waited for its turn
-    want: Direction | None = None
-    large = is_large(data)
-    if not large:
-        try:
-            return _attempt(sock, state, sslobj.write, data)  # type: ignore[no-any-return]
-        except SSLWantReadError:
-            want = "read"
-        except SSLWantWriteError:
-            want = "write"
+    want: Direction
+    try:
+        return _attempt(sock, state, sslobj.write, data)  # type: ignore[no-any-return]
+    except SSLWantReadError:
+        want = "read"
+    except SSLWantWriteError:
+        want = "write"
     key = (state.key, green.host)
     queue = _writing[key] = []
     try:
         deadline = deadline or deadline_of(green, state.timeout)
-        if not large:
-            return _complete(green, sock, state, deadline, "write", want, sslobj.write, data)  # type: ignore[no-any-return]
-        return _write_pieces(green, sock, state, deadline, sslobj.write, data)
+        return _complete(green, sock, state, deadline, "write", want, sslobj.write, data)  # type: ignore[no-any-return]
     finally:
         del _writing[key]
         for other in queue:
             _wake(other)
-
-
-_PIECE = PIECE // 4
-"""A write of so many octets takes as long as a plain one of a whole piece."""
-
-
-def _write_pieces(
-    green: Green, sock: SSLSocket, state: State, deadline: float | None, write: Callable[[Any], int], data: Any
-) -> int:
-    sent = 0
-    with memoryview(data) as view, view.cast("B") as octets:
-        while sent < len(octets):
-            take_turn(green)
-            sent += _complete(green, sock, state, deadline, "write", None, write, octets[sent : sent + _PIECE])
-    return sent
 
 
 def _await_turn(green: Green, state: State, deadline: float | None) -> None:
