@@ -149,7 +149,9 @@ else:  # CPython 3.10: the greens themselves count the cancellations that reach 
         return _count(timeout, entered)
 
     def _end(timeout: Timeout) -> int:
-        entered = _entered[timeout._task]
+        task = timeout._task
+        assert task is not None  # it has been entered
+        entered = _entered[task]
         entered.discard(timeout)
         return _count(timeout, entered)
 
