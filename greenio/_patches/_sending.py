@@ -20,7 +20,6 @@ from ._socket_state import (
     adopted_state,
     attempt,
     green_caller,
-    is_large,
     listed,
     natively,
     plain,
@@ -79,7 +78,7 @@ def sendall(self: socket.socket, data: Any, flags: int = 0, /) -> None:
         return _c_sendall(self, data, flags)
     flags |= DONTWAIT
     sent = 0
-    if (data.__class__ is bytes and len(data) <= PIECE) or not (state.stream and is_large(data)):
+    if (data.__class__ is bytes and len(data) <= PIECE) or not (state.stream and _is_large(data)):
         green.operations += 1
         if green.operations > TURN:
             yield_once(green)
@@ -99,6 +98,14 @@ def sendall(self: socket.socket, data: Any, flags: int = 0, /) -> None:
                 raise TimeoutError("timed out")
             sent += attempt(green, state, "write", deadline, _C.send, self, octets[sent : sent + piece], flags)
     return None
+
+
+def _is_large(data: Any) -> bool:
+    """Tell whether data has to be sent in pieces."""
+    kind = data.__class__
+    if kind is memoryview:
+        return data.nbytes > PIECE and data.c_contiguous  # type: ignore[no-any-return]
+    return (kind is bytes or kind is bytearray) and len(data) > PIECE
 
 
 def _sendall_natively(sock: socket.socket, data: Any, flags: int) -> None:

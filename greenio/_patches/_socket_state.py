@@ -36,7 +36,6 @@ __all__ = [
     "can_adopt",
     "deadline_of",
     "green_caller",
-    "is_large",
     "listed",
     "natively",
     "note_mode",
@@ -381,14 +380,6 @@ def attempt(
         ready = side.wait(green, deadline)
         if not ready and adopted and not state.adopted:
             raise TimeoutError("timed out")  # given back meanwhile: another attempt would wait in C
-
-
-def is_large(data: Any) -> bool:
-    """Tell whether data has to be sent in pieces."""
-    kind = data.__class__
-    if kind is memoryview:
-        return data.nbytes > PIECE and data.c_contiguous  # type: ignore[no-any-return]
-    return (kind is bytes or kind is bytearray) and len(data) > PIECE
 
 
 def listed(items: Any) -> Any:
