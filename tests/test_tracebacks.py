@@ -17,8 +17,6 @@ from waiting import parked
 pytestmark = pytest.mark.green_tasks
 
 PACKAGE = to_greenlet.__module__.split(".")[0]
-OWN_FRAMES_LEFT = 0 if sys.version_info >= (3, 11) else 1
-"""Before CPython 3.11 a bare `raise` adds an entry for its own frame."""
 
 
 def frames(error):
@@ -68,10 +66,7 @@ def test_the_users_frames_only(arun, patched, fn, expected):
             await to_greenlet(fn)
         users, own = frames(caught.value)
         assert users == ["main", *expected]
-        if sys.version_info >= (3, 11):
-            assert [name for name in own if name != "call"] == []  # `call` is the function that a decorator makes
-        else:
-            assert len(own) <= 8
+        assert own == []
 
     arun(main)
 

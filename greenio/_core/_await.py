@@ -30,8 +30,9 @@ from ._asyncio import (
     set_running_loop,
 )
 from ._green import READY, Green, current_green, park, relay, relays, resume_if_waiting, switch_out
+from ._tracebacks import trim
 
-__all__ = ["await_", "drive", "show_host", "trim", "yield_once"]
+__all__ = ["await_", "drive", "show_host", "yield_once"]
 
 T = TypeVar("T")
 
@@ -68,21 +69,7 @@ def await_(awaitable: Awaitable[T]) -> T:
         return drive(green, awaitable)  # type: ignore[no-any-return]
     except BaseException as error:
         trim(error)
-        del awaitable  # it may hold the error: a ring, where this frame is part of the traceback (CPython 3.10)
         raise
-
-
-def trim(error: BaseException) -> None:
-    """Take the frames of this package off the top of a traceback that is about to be re-raised.
-
-    A bare `raise` adds no entry for its own frame (on CPython 3.11 and later), so what remains is the user's.
-    """
-    first = entry = error.__traceback__
-    while entry is not None and entry.tb_frame.f_globals.get("__package__") == __package__:
-        entry = entry.tb_next
-    if first is not None and first is not entry:
-        first.tb_next = entry  # CPython 3.10 raises anew with `first`, whatever the exception has got
-    error.__traceback__ = entry
 
 
 def _steps(awaitable: Any) -> Any:

@@ -27,7 +27,7 @@ from ._asyncio import (
     set_hooks,
     set_running_loop,
 )
-from ._await import drive, trim
+from ._await import drive
 from ._fork import leave
 from ._green import (
     ENDED,
@@ -50,6 +50,7 @@ from ._green import (
     thread_state,
 )
 from ._host import Host, running_host
+from ._tracebacks import trim
 
 __all__ = ["POOL_LIMIT", "Call", "cancel_again", "give_up", "no_function", "relay_on", "to_greenlet", "worker"]
 
@@ -328,7 +329,6 @@ async def to_greenlet(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) 
             _raise(green)
         except BaseException as error:
             trim(error)
-            del task  # it will hold the error: a ring, where this frame is part of the traceback (CPython 3.10)
             raise
     call = green.call = Call(green)
     host.calls.add(call)
@@ -343,7 +343,6 @@ async def to_greenlet(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) 
         if not call.ended:
             give_up(call, error)
         trim(error)
-        del task, call
         raise
     if call.error is None:
         return call.value  # type: ignore[no-any-return]
@@ -353,7 +352,6 @@ async def to_greenlet(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) 
         _raise(call)
     except BaseException as error:
         trim(error)
-        del task, call
         raise
 
 

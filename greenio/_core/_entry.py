@@ -14,10 +14,11 @@ from typing import Any, ParamSpec, TypeVar
 
 from .. import _original
 from ._asyncio import get_running_loop
-from ._await import drive, show_host, trim
+from ._await import drive, show_host
 from ._call import no_function, to_greenlet
 from ._green import current_green
 from ._host import host_of
+from ._tracebacks import trim
 
 __all__ = [
     "NativeWork",
@@ -207,7 +208,11 @@ def sync_to_async(fn: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
 
     @functools.wraps(fn)
     async def call(*args: P.args, **kwargs: P.kwargs) -> T:
-        return await to_greenlet(fn, *args, **kwargs)
+        try:
+            return await to_greenlet(fn, *args, **kwargs)
+        except BaseException as error:
+            trim(error)
+            raise
 
     return call
 
@@ -316,7 +321,5 @@ def offload(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
             raise stop
         return result  # type: ignore[no-any-return]
     except BaseException as error:
-        stop = None
         trim(error)
-        del future  # see `await_`
         raise

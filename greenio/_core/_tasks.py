@@ -31,7 +31,6 @@ from types import CoroutineType, FrameType
 from typing import Any, TypeVar, get_type_hints
 
 from ._asyncio import AnyTask, current_task, enter_task, forget_makers, leave_task
-from ._await import trim
 from ._call import POOL_LIMIT, Call, cancel_again, give_up, relay_on
 from ._fork import leave
 from ._green import (
@@ -49,6 +48,7 @@ from ._green import (
     thread_state,
 )
 from ._host import host_of
+from ._tracebacks import trim
 
 __all__ = ["eager_task_factory", "task_factory"]
 
