@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +20,13 @@ def _waits(kind: str, gate: asyncio.Future[Any]) -> Callable[[], Any]:
         time.sleep(0.001)  # from here on the task awaits the Call
         return await_(gate)
 
-    return {"relayed": lambda: await_(gate), "called back": wait_first, "asleep": lambda: time.sleep(0.02)}[kind]
+    def receive() -> Any:
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            return ours.recv(1)
+
+    waits = {"relayed": lambda: await_(gate), "called back": wait_first, "receiving": receive}
+    return waits.get(kind, lambda: time.sleep(0.02))
 
 
 @pytest.mark.parametrize("kind", ["relayed", "called back", "asleep"])
@@ -71,5 +78,119 @@ def test_run_by_the_loop_while_its_maker_is_at_rest(arun, patched):
             failing.switch()
         assert await to_greenlet(time.sleep, 0) is None
         assert await to_greenlet(lambda: 3) == 3
+
+    arun(main)
+
+
+KINDS = ["relayed", "called back", "asleep", "receiving"]
+
+
+@pytest.mark.parametrize("by", ["loop", "green"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_parked_greenlet_of_a_librarys_is_killed(arun, patched, kind, by):
+    """It ends in its own turn, where it waits; whoever killed it goes on meanwhile."""
+
+    async def main():
+        gate = asyncio.get_running_loop().create_future()
+        made, log = [], []
+
+        def work():
+            try:
+                _waits(kind, gate)()
+            finally:
+                log.append("ended")
+                time.sleep(0.001)
+
+        def fn():
+            made.append(greenlet.greenlet(work))
+            made[0].switch()
+            log.append("went on")
+            time.sleep(0.001)
+            return await_(asyncio.sleep(0.001, "done"))
+
+        def kill():
+            assert made[0].throw() is None
+            log.append("killed")
+            time.sleep(0.001)
+            return await_(asyncio.sleep(0.001, "killer"))
+
+        task = asyncio.ensure_future(to_greenlet(fn))
+        await until_parked(1)
+        if by == "loop":
+            assert made[0].throw() is None
+            log.append("killed")
+        else:
+            assert await to_greenlet(kill) == "killer"
+        assert await asyncio.wait_for(task, 20) == "done"
+        assert log == ["killed", "ended", "went on"]
+        assert made[0].dead
+
+    arun(main)
+
+
+@pytest.mark.parametrize("times", [1, 3])
+@pytest.mark.parametrize("before", [False, True])
+@pytest.mark.parametrize("by", ["loop", "green"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_parked_green_is_killed(arun, patched, kind, by, before, times):
+    """Its task gets the GreenletExit, as it does if the function raises that."""
+
+    async def main():
+        gate = asyncio.get_running_loop().create_future()
+        made = []
+
+        def fn():
+            made.append(greenlet.getcurrent())
+            return _waits(kind, gate)()
+
+        task = asyncio.ensure_future(to_greenlet(fn))
+        await until_parked(1)
+        if before:
+            assert made[0].switch("stray") == "stray"
+        for _ in range(times):
+            if by == "loop":
+                assert made[0].throw() is None
+            else:
+                assert await asyncio.gather(*(to_greenlet(made[0].throw) for _ in range(times))) == [None] * times
+                break
+        with pytest.raises(greenlet.GreenletExit):
+            await asyncio.wait_for(task, 20)
+        assert await to_greenlet(lambda: 3) == 3
+
+    arun(main)
+
+
+@pytest.mark.parametrize("first", ["cancel", "kill"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_killed_and_cancelled_in_one_turn(arun, patched, kind, first):
+    """The cancellation is not lost."""
+
+    async def main():
+        gate = asyncio.get_running_loop().create_future()
+        made, log = [], []
+
+        def work():
+            try:
+                _waits(kind, gate)()
+            except BaseException as error:
+                log.append(type(error))
+                raise
+
+        def fn():
+            made.append(greenlet.greenlet(work))
+            try:
+                made[0].switch()
+                time.sleep(0)
+            except asyncio.CancelledError as error:
+                log.append(type(error))
+                raise
+
+        task = asyncio.ensure_future(to_greenlet(fn))
+        await until_parked(1)
+        for what in ("cancel", "kill") if first == "cancel" else ("kill", "cancel"):
+            task.cancel() if what == "cancel" else made[0].throw()
+        await asyncio.wait([task], timeout=20)
+        assert task.cancelled()
+        assert log == [asyncio.CancelledError] * 2
 
     arun(main)

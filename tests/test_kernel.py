@@ -738,15 +738,17 @@ def test_greenback_where_it_cannot_work(arun, patched):
 
 @pytest.mark.parametrize("before", [lambda: None, nap, lambda: await_(asyncio.sleep(0))])
 @pytest.mark.parametrize("after", [lambda: None, nap])
-def test_a_switch_to_the_loop(arun, patched, before, after):
+@pytest.mark.parametrize("given", ["mine", None, ()])
+def test_a_switch_to_the_loop(arun, patched, before, after, given):
     """Green code that gives the loop something by greenlet's own means is told so, and can go on."""
 
     async def main():
         def body():
             before()
             for _ in range(2):
-                with pytest.raises(RuntimeError, match="switched to the event loop with 'mine'"):
-                    getcurrent().parent.switch("mine")
+                expected = f"switched to the event loop with {given!r}," if given != () else "with no value"
+                with pytest.raises(RuntimeError, match=expected):
+                    getcurrent().parent.switch(given) if given != () else getcurrent().parent.switch()
             after()
             return in_greenlet()
 
@@ -765,8 +767,7 @@ def test_offload_of_what_stops(arun, patched):
         def body():
             with pytest.raises(StopIteration) as caught:
                 offload(next, iter(()))
-            if sys.version_info >= (3, 11):
-                assert os.path.basename(caught.traceback[-1].path) == "test_kernel.py"
+            assert os.path.basename(caught.traceback[-1].path) == "test_kernel.py"
             stop = StopIteration("value")
             with pytest.raises(StopIteration) as caught:
                 offload(raises, stop)

@@ -31,7 +31,6 @@ from ._await import drive
 from ._fork import leave
 from ._green import (
     ENDED,
-    PARKED,
     READY,
     RELAYED,
     Abandoned,
@@ -40,12 +39,11 @@ from ._green import (
     GreenletExit,
     ThreadState,
     Wake,
+    check,
     getcurrent,
     new_green,
     pass_on_at_rest,
-    refuse,
     resume,
-    rouse,
     take_call,
     thread_state,
 )
@@ -369,8 +367,8 @@ def _start(green: Green, host: Host, task: AnyTask, thread: ThreadState, fn: Any
     set_hooks(*NO_HOOKS)
     try:
         outcome = green.switch(fn, args, kwargs)
-        if outcome is not ENDED and outcome is not PARKED and outcome is not RELAYED:
-            outcome = refuse(green, outcome)
+        if outcome is not ENDED and not green.waiting:
+            outcome = check(green, outcome)
         return outcome
     finally:
         thread.active = active
@@ -422,8 +420,8 @@ def relay_on(call: Call, task: AnyTask) -> Generator[Any, None, None]:
             set_hooks(*NO_HOOKS)
         try:
             outcome = green.leaf.switch(wake)
-            if outcome is not RELAYED and outcome is not PARKED and outcome is not ENDED:
-                outcome = refuse(green, outcome)
+            if outcome is not ENDED and outcome is not RELAYED and not green.waiting:
+                outcome = check(green, outcome)
         finally:
             wake = None
             thread.active = active
@@ -434,8 +432,6 @@ def relay_on(call: Call, task: AnyTask) -> Generator[Any, None, None]:
     call.relaying = False
     if outcome is ENDED:
         take_call(green)
-    elif not green.waiting:
-        rouse(green)
 
 
 def cancel_again(task: AnyTask, error: CancelledError) -> None:

@@ -49,7 +49,8 @@ from __future__ import annotations
 from asyncio import CancelledError, Future, Task
 from collections.abc import Callable
 from contextvars import Context, copy_context
-from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+from types import CodeType
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, cast
 from weakref import WeakSet
 
 from greenlet import GreenletExit, getcurrent, greenlet
@@ -86,6 +87,7 @@ __all__ = [
     "ThreadState",
     "Wake",
     "as_native",
+    "check",
     "current_green",
     "disturbed",
     "forked_green",
@@ -94,19 +96,20 @@ __all__ = [
     "greens",
     "new_green",
     "park",
+    "parking",
     "pass_on",
     "pass_on_at_rest",
-    "refuse",
     "relay",
     "relays",
     "resume",
     "resume_each",
     "resume_if_waiting",
-    "rouse",
     "switch_out",
     "take_call",
     "thread_state",
 ]
+
+F = TypeVar("F", bound=Callable[..., object])
 
 Wake = object
 """What a waker hands to a park: READY, TIMED_OUT, or an exception to raise there."""
@@ -312,7 +315,7 @@ def new_green(run: Callable[..., object], thread: ThreadState) -> Green:
     green.thread = thread
     green.awaited = green.call = green.cancellation = green.deadline = green.error = green.identity = None
     green.host = green.outcome = green.task = green.timer = green.what = None  # type: ignore[assignment]  # at rest
-    green.locking = green.ticket = None
+    green.leaf = green.locking = green.ticket = None  # type: ignore[assignment]  # at rest
     green.timer_when = 0.0
     green.cancels = green.operations = green.parks = 0
     green.visible = green.waiting = False
@@ -398,20 +401,52 @@ def pass_on(green: Green, value: object, error: BaseException | None = None) -> 
 
     A library makes a greenlet whose parent is the green that it runs in. When the loop runs that greenlet later (as it
     does with a task that began eagerly in green code), what it hands to its parent is for the loop's greenlet.
+
+    Only GreenletExit is meant for whom it is thrown into. It is raised when the loop resumes the green, so that all
+    that follows runs in its own call; until then whoever threw it goes on. A cancellation comes before that.
     """
-    while green.waiting:
-        value, error = _hand_on(green, value, error)
-    if error is None:
-        return value
+    killed: BaseException | None = None
+    cancels = -1
     try:
-        raise error
+        while green.waiting or isinstance(error, GreenletExit):
+            if isinstance(error, GreenletExit):
+                if green.host.loop.is_closed():
+                    green.waiting = False
+                    break
+                if killed is None:
+                    killed, cancels = error, _end_soon(green)
+                value = error = None
+            value, error = _hand_on(green, value, error)
+        if error is not None:
+            raise error
+        if killed is None:
+            return value
+        awaited = green.awaited
+        if isinstance(value, CancelledError) or (awaited is not None and awaited.cancelled()):
+            return killed if cancels >= 0 and green.task.cancelling() == cancels else value
+        return killed
     finally:
-        del error
+        del error, killed
+
+
+def _end_soon(green: Green) -> int:
+    """Have a parked green resumed.
+
+    Returns:
+        How many cancellations its task has had so far, if the Future was cancelled for this that the task waits for;
+        otherwise -1.
+    """
+    awaited = green.awaited
+    if not relays(green):
+        green.host.loop.call_soon(resume_if_waiting, green, context=Context())
+    elif awaited is not None and awaited.cancel():
+        return green.task.cancelling()
+    return -1
 
 
 def pass_on_at_rest(value: object, error: BaseException | None = None) -> object:
     """Do so for the calling green, which is at rest, until a call comes; without a reference to that green."""
-    while getcurrent().host is None:  # type: ignore[attr-defined]
+    while getcurrent().host is None and not isinstance(error, GreenletExit):  # type: ignore[attr-defined]
         value, error = _hand_on(getcurrent(), value, error)
     if error is None:
         return value
@@ -428,10 +463,17 @@ def _hand_on(green: Any, value: object, error: BaseException | None) -> tuple[ob
     del green, active
     try:
         return (receiver.switch(value) if error is None else receiver.throw(error)), None
-    except GreenletExit:
-        raise
     except BaseException as caught:
         return None, caught
+
+
+_parking: set[CodeType] = set()
+
+
+def parking(fn: F) -> F:
+    """Note that greens park in a function: the frame in which one is suspended tells whether it has."""
+    _parking.add(fn.__code__)
+    return fn
 
 
 def relays(green: Green) -> bool:
@@ -444,6 +486,7 @@ _CAN_RELAY = hasattr(Task, "uncancel")
 """Not on CPython 3.10, whose tasks do not count cancellations, so that greens have to see each one themselves."""
 
 
+@parking
 def relay(green: Green, awaited: Any, mark: int) -> Wake:
     """Park until the host task has done waiting for `awaited`, a Future or None for one turn of the loop.
 
@@ -468,8 +511,6 @@ def relay(green: Green, awaited: Any, mark: int) -> Wake:
             green.leaf = leaf
             green.awaited = awaited
             wake: Wake = green.parent.switch(RELAYED)  # type: ignore[union-attr]
-        except GreenletExit:
-            raise
         except BaseException as error:
             if green.thread.active is green:  # a signal handler's, before the switch
                 green.waiting = False
@@ -502,6 +543,7 @@ def park(green: Green, deadline: float | None, mark: int) -> Wake:
     return _park_inside(green, hooks, deadline, mark)
 
 
+@parking
 def switch_out(green: Green, deadline: float | None, mark: int) -> Wake:
     """Do what `park` does, in a thread state that fits `green.visible`, with no current task."""
     if green.host.ended:
@@ -519,8 +561,6 @@ def switch_out(green: Green, deadline: float | None, mark: int) -> Wake:
         green.parks = mark + 1
         green.leaf = leaf
         wake: Wake = green.parent.switch()  # type: ignore[union-attr]
-    except GreenletExit:
-        raise
     except BaseException as error:
         if green.thread.active is green:  # a signal handler's, before the switch
             green.waiting = False
@@ -580,8 +620,8 @@ def resume(green: Green, wake: Wake) -> None:
         set_hooks(*NO_HOOKS)
     try:
         outcome = green.leaf.switch(wake)
-        if outcome is not PARKED and outcome is not RELAYED and outcome is not ENDED:
-            outcome = refuse(green, outcome)
+        if outcome is not ENDED and not green.waiting:
+            outcome = check(green, outcome)
     finally:
         thread.active = outer
         if not green.visible:
@@ -589,30 +629,37 @@ def resume(green: Green, wake: Wake) -> None:
             set_hooks(*host.hooks)
     if outcome is ENDED:
         take_call(green).wake()
-    elif not green.waiting:
-        rouse(green)
 
 
-def refuse(green: Green, given: object) -> object:
-    """Have an error raised in green code whose greenlet switched to the loop by itself, as no loop expects.
+def check(green: Green, given: object) -> object:
+    """Look why a green handed back the thread, without having ended, and is not waiting for anything.
 
-    Called in place of what switched into the green; returns what the green then hands back: that it parked or ended.
+    It has parked, and something else that parked in between has had its wake-up: it is woken. Or green code switched to
+    the loop's greenlet by itself, which nobody expects: an error is raised there, until the green parks or ends.
+
+    Args:
+        green: The green.
+        given: What it handed over.
+
+    Returns:
+        What it handed over last.
     """
-    while given is not ENDED and given is not PARKED and given is not RELAYED:
+    while given is not ENDED and not green.waiting:
+        leaf: greenlet | None = green.leaf
+        frame = leaf.gr_frame if leaf is not None else None
+        if green.__class__ is Abandoned or (frame is not None and frame.f_code in _parking):
+            if green.__class__ is Green and (green.call is None or not green.call.due):
+                green.waiting = True
+                green.deadline = None
+                green.host.loop.call_soon(resume_if_waiting, green, context=Context())
+            break
+        value = repr(given) if given != () else "no value"
         error = RuntimeError(
-            f"green code switched to the event loop with {given!r}, and the loop expects nothing from it; what "
+            f"green code switched to the event loop with {value}, and the loop expects nothing from it; what "
             "greenback.await_() is for, greenio.await_() does here"
         )
         given = green.throw(error)
     return given
-
-
-def rouse(green: Green) -> None:
-    """Wake a green that has just parked, and whose wake-up something else may have got that parked in between."""
-    if green.__class__ is Green and not green.call.due:  # type: ignore[union-attr]  # it has parked before
-        green.waiting = True
-        green.deadline = None
-        green.host.loop.call_soon(resume_if_waiting, green, context=Context())
 
 
 def resume_if_waiting(green: Green) -> None:
@@ -656,15 +703,13 @@ def resume_each(host: Host, greens: list[Green]) -> None:
             thread.active = green
             green.parent = outer
             outcome = green.leaf.switch(READY)
-            if outcome is not PARKED and outcome is not RELAYED and outcome is not ENDED:
-                outcome = refuse(green, outcome)
+            if outcome is not ENDED and not green.waiting:
+                outcome = check(green, outcome)
             if green.visible:
                 set_running_loop(None)
                 set_hooks(*NO_HOOKS)
             if outcome is ENDED:
                 ended.append(take_call(green))
-            elif not green.waiting:
-                rouse(green)
     finally:
         thread.active = active
         set_running_loop(host.loop)

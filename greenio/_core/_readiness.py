@@ -36,11 +36,11 @@ from ._green import (
     READY,
     TIMED_OUT,
     Green,
-    GreenletExit,
     current_green,
     disturbed,
     getcurrent,
     park,
+    parking,
     pass_on,
     resume,
     resume_each,
@@ -115,6 +115,7 @@ class Side:
         """Whether the descriptor was closed or handed away."""
         return self.watch.dead
 
+    @parking
     def wait(self, green: Green, deadline: float | None) -> bool:
         """Park until an edge; the caller has just found the descriptor not ready, and tries again afterwards.
 
@@ -153,10 +154,8 @@ class Side:
             wake = green.parent.switch()  # type: ignore[union-attr]
             if green.waiting:
                 wake = pass_on(green, wake)
-        except GreenletExit:
-            raise
         except BaseException as error:
-            if not green.waiting or green.thread.active is green:
+            if green.thread.active is green:
                 green.waiting = False
                 raise
             wake = pass_on(green, None, error)

@@ -35,16 +35,15 @@ from ._call import POOL_LIMIT, Call, cancel_again, give_up, relay_on
 from ._fork import leave
 from ._green import (
     ENDED,
-    PARKED,
     RELAYED,
     Forked,
     Green,
     GreenletExit,
     ThreadState,
+    check,
     getcurrent,
     new_green,
     pass_on_at_rest,
-    refuse,
     thread_state,
 )
 from ._host import host_of
@@ -204,8 +203,8 @@ def _steps(coroutine: Any, loop: Any) -> Generator[Any, Any, Any]:
                 green.parent = outer
             try:
                 outcome = green.switch(green, outer.switch, fn, argument)
-                if outcome is not ENDED and outcome is not PARKED and outcome is not RELAYED:
-                    outcome = refuse(green, outcome)
+                if outcome is not ENDED and not green.waiting:
+                    outcome = check(green, outcome)
             finally:
                 thread.active = active
             argument = fn = active = outer = None
