@@ -26,6 +26,8 @@ import urllib3
 import tls
 from conftest import KINDS, Run, finish, new_loop
 from greenio import await_, monkey, spawn, to_greenlet
+from greenio._patches import _certificates
+from waiting import until
 
 Play = Callable[..., list[Any]]
 
@@ -94,6 +96,65 @@ def _text(error: BaseException) -> str:
 
 
 # What means the same natively and green.
+
+
+def test_certificates_of_authorities(play: Play, tmp_path: Path) -> None:
+    pem = tls.authority().cert_pem.bytes()
+    file = tmp_path / "authority.pem"
+    file.write_bytes(pem)
+
+    def load() -> list[int]:
+        counts = []
+        for how in ({"cafile": file}, {"cadata": pem.decode()}, {"capath": tmp_path}):
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.load_verify_locations(**how)  # type: ignore[arg-type]
+            counts.append(len(context.get_ca_certs()))
+        ssl.create_default_context()
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).set_default_verify_paths()
+        for wrong in ({}, {"cafile": 1}, {"cafile": "/nowhere"}):
+            with pytest.raises((TypeError, FileNotFoundError)):
+                context.load_verify_locations(**wrong)  # type: ignore[arg-type]
+        return counts
+
+    assert play(load, load) == [[1, 1, 0]] * 2
+
+
+def test_certificates_without_an_executor(arun: Run, patched: None) -> None:
+    """A loop that is about to end has none left."""
+
+    async def main() -> None:
+        await asyncio.get_running_loop().shutdown_default_executor()
+        context = await to_greenlet(ssl.create_default_context)
+        assert context.check_hostname
+
+    arun(main)
+
+
+def test_certificates_are_read_elsewhere(arun: Run, patched: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenSSL needs tens of milliseconds for those of a system."""
+
+    async def main() -> None:
+        entered, left = threading.Event(), threading.Event()
+
+        def slow(*_: Any) -> None:
+            entered.set()
+            assert left.wait(20)
+
+        monkeypatch.setattr(_certificates, "_native_default", slow)
+        monkeypatch.setattr(_certificates, "_native_load", slow)
+        for load in (
+            lambda context: context.load_default_certs(),
+            lambda context: context.load_verify_locations("anything"),
+            lambda context: context.load_verify_locations(capath="anything"),
+        ):
+            entered.clear(), left.clear()
+            loading = asyncio.ensure_future(to_greenlet(load, ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)))
+            await until(entered.is_set)
+            assert not loading.done()
+            left.set()
+            await loading
+
+    arun(main)
 
 
 @pytest.mark.parametrize("size", [0, 1, 16384, 16385, 3_000_000])

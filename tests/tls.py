@@ -41,7 +41,7 @@ def server_context(leaf: trustme.LeafCert | None = None) -> ssl.SSLContext:
 
 def client_context(leaf: trustme.LeafCert | None = None) -> ssl.SSLContext:
     """Make a context for the client's side."""
-    context = ssl.create_default_context()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     authority().configure_trust(context)
     if leaf is not None:
         leaf.configure_cert(context)

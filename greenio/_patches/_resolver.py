@@ -99,8 +99,15 @@ def name_of(green: Green, address: Any, flags: int) -> Any:
 
 
 def ask_executor(green: Green, native: Callable[..., Any], *args: Any) -> Any:
-    """Make a native call for which event loops have no method in a thread of the host loop's executor. Parks."""
-    return drive(green, green.host.loop.run_in_executor(None, NativeWork(native, *args)))
+    """Make a native call for which event loops have no method in a thread of the host loop's executor. Parks.
+
+    Where that is shut down already, at the end of a loop or of the program, the call is made here, and blocks.
+    """
+    try:
+        future = green.host.loop.run_in_executor(None, NativeWork(native, *args))
+    except RuntimeError:
+        return native(*args)
+    return drive(green, future)
 
 
 def numeric_address(green: Green, family: int, address: Any) -> Any:

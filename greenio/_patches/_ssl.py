@@ -28,6 +28,7 @@ from typing import Any
 
 from .. import _original
 from .._core import READY, Green, Host, forget, park, resume
+from . import _certificates
 from ._socket_state import (
     Direction,
     State,
@@ -382,4 +383,8 @@ def _natively(sock: SSLSocket, operation: str, call: Callable[..., Any], *args: 
 
 _METHODS = [read, write, send, do_handshake, unwrap, _real_close]
 
-GROUP = Group("ssl", patches(SSLSocket, _METHODS), undo=partial(release_sockets, SSLSocket))
+GROUP = Group(
+    "ssl",
+    (*patches(SSLSocket, _METHODS), *patches(ssl.SSLContext, _certificates.METHODS)),
+    undo=partial(release_sockets, SSLSocket),
+)
