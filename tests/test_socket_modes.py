@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import array
 import asyncio
+import ctypes
 import errno
 import io
 import os
@@ -15,6 +16,7 @@ import select
 import socket
 import threading
 import time
+from contextlib import suppress
 
 import pytest
 
@@ -818,6 +820,67 @@ def test_sendfile_errors(bench, tmp_path):
             one.shutdown(socket.SHUT_WR)
             with pytest.raises(BrokenPipeError):
                 one.sendfile(file)
+
+    bench(body)
+
+
+def test_sendfile_to_nobody_takes_its_timeout_once(bench, tmp_path):
+    """After the deadline a little finds room, below what tells that there is some: that is no new beginning."""
+    path = tmp_path / "large"
+    with path.open("wb") as file:
+        file.truncate(30_000_000)
+
+    def body(b):
+        one, _ = b.pair("tcp", 0.2)
+        with path.open("rb") as file:
+            began = time.monotonic()
+            with pytest.raises(TimeoutError):
+                one.sendfile(file)
+            assert 0.19 < time.monotonic() - began < 0.39
+            assert 0 < file.tell() < 30_000_000
+
+    bench(body)
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_SEQPACKET, socket.SOCK_DGRAM])
+@pytest.mark.parametrize("empty", [b"", bytearray()])
+def test_an_empty_message_waits_for_room(bench, kind, empty):
+    def body(b):
+        one, two = (b.take(sock, 10) for sock in socket.socketpair(socket.AF_UNIX, kind))
+        one.sendall(empty)
+        assert two.recv(10) == b""
+        for timeout in (None, 10):
+            one.setblocking(False)
+            count = 0
+            with suppress(BlockingIOError):
+                while True:
+                    one.send(b"x")
+                    count += 1
+            one.settimeout(SHORT)
+            waits(one.sendall, empty)
+            one.settimeout(timeout)
+            received = []
+            b.meanwhile(lambda count=count, received=received: received.extend(two.recv(9) for _ in range(count + 1)))
+            one.sendall(empty)
+            while len(received) <= count:
+                time.sleep(0.001)
+            assert received == [b"x"] * count + [b""]
+
+    bench(body)
+
+
+def test_recv_into_any_shape(bench):
+    def body(b):
+        one, two = b.pair("unix", 10)
+        for view in (
+            memoryview(ctypes.c_int()),
+            memoryview(array.array("i", [0])),
+            memoryview(bytearray(4)).cast("B", (2, 2)),
+        ):
+            for flags in (0, socket.MSG_WAITALL):
+                one.sendall(b"abcd")
+                assert two.recv_into(view, 0, flags) == 4
+                assert view.tobytes() == b"abcd"
 
     bench(body)
 

@@ -37,7 +37,6 @@ _C = _socket.socket
 _c_recv, _c_recv_into = _C.recv, _C.recv_into  # a look-up less a call
 _PEEK = int(socket.MSG_PEEK)
 _WAITALL = int(socket.MSG_WAITALL)
-_SIZED = (bytearray, memoryview)
 _NO_FLAGS = 0
 """What is this very object needs no look; None, 0.0 and the like are left for the native call to refuse."""
 
@@ -160,7 +159,7 @@ def recv_into(self: socket.socket, buffer: Any, nbytes: int = 0, flags: int = 0)
         except BlockingIOError:
             return natively(self, "read", flags, _C.recv_into, buffer, nbytes, flags)  # type: ignore[no-any-return]
     state = states.get(id(self)) or state_of(self)
-    size = nbytes or (len(buffer) if buffer.__class__ in _SIZED else _size(buffer))
+    size = nbytes or (buffer.nbytes if buffer.__class__ is memoryview else _size(buffer))
     if flags is not _NO_FLAGS or state.timeout == 0 or size.__class__ is not int:
         return _recv_into_flagged(green, self, state, buffer, nbytes, flags)
     host = green.host

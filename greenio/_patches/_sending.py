@@ -87,17 +87,18 @@ def sendall(self: socket.socket, data: Any, flags: int = 0, /) -> None:
         except BlockingIOError:
             pass
         else:
-            if data.__class__ is bytes and sent == len(data):
+            if sent == (len(data) if data.__class__ is bytes else memoryview(data).nbytes):
                 return None
     clock = green.host.clock
     deadline = None if timeout is None else clock() + timeout
     with memoryview(data) as view, view.cast("B") as octets:
         piece = PIECE if state.stream else len(octets)
-        while sent < len(octets):
+        while True:
             if deadline is not None and clock() >= deadline:
                 raise TimeoutError("timed out")
             sent += attempt(green, state, "write", deadline, _C.send, self, octets[sent : sent + piece], flags)
-    return None
+            if sent >= len(octets):
+                return None
 
 
 def _is_large(data: Any) -> bool:
@@ -117,11 +118,11 @@ def _sendall_natively(sock: socket.socket, data: Any, flags: int) -> None:
         while True:
             try:
                 sent += _c_send(sock, octets[sent:], flags)
+                if sent >= len(octets):
+                    return
             except BlockingIOError:
                 if timeout is None and flags & DONTWAIT:
                     raise
-            if sent >= len(octets):
-                return
             if not ready_natively(sock, "write", deadline):
                 raise TimeoutError("timed out")
 
