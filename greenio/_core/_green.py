@@ -421,11 +421,12 @@ def pass_on(green: Green, value: object, error: BaseException | None = None) -> 
             raise error
         if killed is None:
             return value
-        awaited = green.awaited
+        awaited, task = green.awaited, cast(Any, green.task)
         if isinstance(value, CancelledError) or (awaited is not None and awaited.cancelled()):
-            return killed if cancels >= 0 and green.task.cancelling() == cancels else value
+            return killed if cancels >= 0 and task.cancelling() == cancels else value
         return killed
     finally:
+        task = None
         del error, killed
 
 
@@ -436,11 +437,11 @@ def _end_soon(green: Green) -> int:
         How many cancellations its task has had so far, if the Future was cancelled for this that the task waits for;
         otherwise -1.
     """
-    awaited = green.awaited
+    awaited, task = green.awaited, cast(Any, green.task)
     if not relays(green):
         green.host.loop.call_soon(resume_if_waiting, green, context=Context())
     elif awaited is not None and awaited.cancel():
-        return green.task.cancelling()
+        return int(task.cancelling())
     return -1
 
 
