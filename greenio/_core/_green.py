@@ -654,7 +654,7 @@ def check(green: Green, given: object) -> object:
                 green.deadline = None
                 green.host.loop.call_soon(resume_if_waiting, green, context=Context())
             break
-        value = repr(given) if given != () else "no value"
+        value = "no value" if given is PARKED else repr(given)
         error = RuntimeError(
             f"green code switched to the event loop with {value}, and the loop expects nothing from it; what "
             "greenback.await_() is for, greenio.await_() does here"
