@@ -25,8 +25,13 @@ def _waits(kind: str, gate: asyncio.Future[Any]) -> Callable[[], Any]:
         with ours, theirs:
             return ours.recv(1)
 
-    waits = {"relayed": lambda: await_(gate), "called back": wait_first, "receiving": receive}
-    return waits.get(kind, lambda: time.sleep(0.02))
+    return {
+        "relayed": lambda: await_(gate),
+        "called back": wait_first,
+        "asleep": lambda: time.sleep(0.02),
+        "fast asleep": lambda: time.sleep(20),
+        "receiving": receive,
+    }[kind]
 
 
 @pytest.mark.parametrize("kind", ["relayed", "called back", "asleep"])
@@ -82,7 +87,27 @@ def test_run_by_the_loop_while_its_maker_is_at_rest(arun, patched):
     arun(main)
 
 
-KINDS = ["relayed", "called back", "asleep", "receiving"]
+KINDS = ["relayed", "called back", "fast asleep", "receiving"]
+
+
+def _worker(kind: str, gate: asyncio.Future[Any], log: list[Any]) -> greenlet.greenlet:
+    """Make a greenlet of a library's, in the caller's green; it waits, and notes what ends that."""
+
+    def work() -> None:
+        try:
+            _waits(kind, gate)()
+        except BaseException as error:
+            log.append(type(error))
+            time.sleep(0.001)
+            raise
+
+    return greenlet.greenlet(work)
+
+
+async def _started(fn: Callable[[], Any]) -> asyncio.Task[Any]:
+    task = asyncio.ensure_future(to_greenlet(fn))
+    await until_parked(1)
+    return task
 
 
 @pytest.mark.parametrize("by", ["loop", "green"])
@@ -94,15 +119,8 @@ def test_a_parked_greenlet_of_a_librarys_is_killed(arun, patched, kind, by):
         gate = asyncio.get_running_loop().create_future()
         made, log = [], []
 
-        def work():
-            try:
-                _waits(kind, gate)()
-            finally:
-                log.append("ended")
-                time.sleep(0.001)
-
         def fn():
-            made.append(greenlet.greenlet(work))
+            made.append(_worker(kind, gate, log))
             made[0].switch()
             log.append("went on")
             time.sleep(0.001)
@@ -114,15 +132,14 @@ def test_a_parked_greenlet_of_a_librarys_is_killed(arun, patched, kind, by):
             time.sleep(0.001)
             return await_(asyncio.sleep(0.001, "killer"))
 
-        task = asyncio.ensure_future(to_greenlet(fn))
-        await until_parked(1)
+        task = await _started(fn)
         if by == "loop":
             assert made[0].throw() is None
             log.append("killed")
         else:
             assert await to_greenlet(kill) == "killer"
         assert await asyncio.wait_for(task, 20) == "done"
-        assert log == ["killed", "ended", "went on"]
+        assert log == ["killed", greenlet.GreenletExit, "went on"]
         assert made[0].dead
 
     arun(main)
@@ -143,16 +160,13 @@ def test_a_parked_green_is_killed(arun, patched, kind, by, before, times):
             made.append(greenlet.getcurrent())
             return _waits(kind, gate)()
 
-        task = asyncio.ensure_future(to_greenlet(fn))
-        await until_parked(1)
+        task = await _started(fn)
         if before:
             assert made[0].switch("stray") == "stray"
-        for _ in range(times):
-            if by == "loop":
-                assert made[0].throw() is None
-            else:
-                assert await asyncio.gather(*(to_greenlet(made[0].throw) for _ in range(times))) == [None] * times
-                break
+        if by == "loop":
+            assert [made[0].throw() for _ in range(times)] == [None] * times
+        else:
+            assert await asyncio.gather(*(to_greenlet(made[0].throw) for _ in range(times))) == [None] * times
         with pytest.raises(greenlet.GreenletExit):
             await asyncio.wait_for(task, 20)
         assert await to_greenlet(lambda: 3) == 3
@@ -160,34 +174,25 @@ def test_a_parked_green_is_killed(arun, patched, kind, by, before, times):
     arun(main)
 
 
-@pytest.mark.parametrize("first", ["cancel", "kill"])
+@pytest.mark.parametrize("order", ["cancel, kill", "kill, cancel"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_killed_and_cancelled_in_one_turn(arun, patched, kind, first):
+def test_killed_and_cancelled_in_one_turn(arun, patched, kind, order):
     """The cancellation is not lost."""
 
     async def main():
         gate = asyncio.get_running_loop().create_future()
         made, log = [], []
 
-        def work():
-            try:
-                _waits(kind, gate)()
-            except BaseException as error:
-                log.append(type(error))
-                raise
-
         def fn():
-            made.append(greenlet.greenlet(work))
+            made.append(_worker(kind, gate, log))
             try:
                 made[0].switch()
-                time.sleep(0)
             except asyncio.CancelledError as error:
                 log.append(type(error))
                 raise
 
-        task = asyncio.ensure_future(to_greenlet(fn))
-        await until_parked(1)
-        for what in ("cancel", "kill") if first == "cancel" else ("kill", "cancel"):
+        task = await _started(fn)
+        for what in order.split(", "):
             task.cancel() if what == "cancel" else made[0].throw()
         await asyncio.wait([task], timeout=20)
         assert task.cancelled()
