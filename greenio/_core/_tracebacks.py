@@ -25,25 +25,19 @@ if sys.version_info >= (3, 11):
         """A bare `raise` takes the traceback that the error has by then."""
 
 else:
-    # On CPython 3.10 it takes that which the `except` block had found, from the thread's state; only C gets there.
-    try:
-        from ctypes import py_object, pythonapi
-    except ImportError:  # an interpreter built without libffi; one own entry stays
 
-        def _reraise_with_its_own(error: BaseException) -> None:
-            pass
+    def _reraise_with_its_own(error: BaseException) -> None:
+        """On CPython 3.10 it takes that which the `except` block had found, from the thread's state; only C gets there.
 
-    else:
-        _own = pythonapi["Py_IncRef"]
-        _own.argtypes = [py_object]
-        _own.restype = None
-        _set_handled = pythonapi["PyErr_SetExcInfo"]
-        _set_handled.argtypes = [py_object, py_object, py_object]
-        _set_handled.restype = None
+        An interpreter may have been built without ctypes: then one own entry stays.
+        """
+        try:
+            import ctypes  # noqa: PLC0415 - takes a millisecond, and only errors need it
 
-        def _reraise_with_its_own(error: BaseException) -> None:
-            """Put the error's traceback in the place of the one that the `except` block had found."""
-            handled = (type(error), error, error.__traceback__)
-            for each in handled:
-                _own(each)  # the call keeps what it is given
-            _set_handled(*handled)
+            own, set_handled = ctypes.pythonapi.Py_IncRef, ctypes.pythonapi.PyErr_SetExcInfo
+        except (ImportError, AttributeError):
+            return
+        handled = [ctypes.py_object(each) for each in (type(error), error, error.__traceback__)]
+        for each in handled:
+            own(each)  # the call keeps what it is given
+        set_handled(*handled)
