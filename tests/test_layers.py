@@ -34,6 +34,7 @@ LATE_IMPORTS: Mapping[tuple[str, str], str] = {
     ("_harness._servers", "uvicorn"): "need not be installed",
     ("pytest_plugin", "greenio.monkey"): "most suites patch nothing, and to load the patches takes a while",
     ("_patches._libc", "ctypes"): "takes a millisecond, and few programs need it",
+    ("_core._tracebacks", "ctypes"): "takes a millisecond, and only errors need it, on CPython 3.10",
 }
 """Imports inside functions that are allowed: the module and what it imports, with the reason."""
 
