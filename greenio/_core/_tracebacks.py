@@ -16,28 +16,23 @@ def trim(error: BaseException) -> None:
     while entry is not None and entry.tb_frame.f_globals.get("__package__") == __package__:
         entry = entry.tb_next
     error.__traceback__ = entry
-    _reraise_with_its_own(error)
+    if sys.version_info < (3, 11):
+        _reraise_with_its_own(error)
 
 
-if sys.version_info >= (3, 11):
+def _reraise_with_its_own(error: BaseException) -> None:
+    """Have a bare `raise` take the traceback that the error has by then, as it does from CPython 3.11 on.
 
-    def _reraise_with_its_own(error: BaseException) -> None:
-        """A bare `raise` takes the traceback that the error has by then."""
+    Before, it takes that which the `except` block had found, from the thread's state; only C gets there. An interpreter
+    may have been built without ctypes: then one own entry stays.
+    """
+    try:
+        import ctypes  # noqa: PLC0415 - takes a millisecond, and only errors need it
 
-else:
-
-    def _reraise_with_its_own(error: BaseException) -> None:
-        """On CPython 3.10 it takes that which the `except` block had found, from the thread's state; only C gets there.
-
-        An interpreter may have been built without ctypes: then one own entry stays.
-        """
-        try:
-            import ctypes  # noqa: PLC0415 - takes a millisecond, and only errors need it
-
-            own, set_handled = ctypes.pythonapi.Py_IncRef, ctypes.pythonapi.PyErr_SetExcInfo
-        except (ImportError, AttributeError):
-            return
-        handled = [ctypes.py_object(each) for each in (type(error), error, error.__traceback__)]
-        for each in handled:
-            own(each)  # the call keeps what it is given
-        set_handled(*handled)
+        own, set_handled = ctypes.pythonapi.Py_IncRef, ctypes.pythonapi.PyErr_SetExcInfo
+    except (ImportError, AttributeError):
+        return
+    handled = [ctypes.py_object(each) for each in (type(error), error, error.__traceback__)]
+    for each in handled:
+        own(each)  # the call keeps what it is given
+    set_handled(*handled)
