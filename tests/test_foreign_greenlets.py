@@ -11,8 +11,14 @@ from typing import Any
 import greenlet
 import pytest
 
-from greenio import await_, to_greenlet
-from waiting import until_parked
+import greenio
+from greenio import _core, await_, to_greenlet
+from waiting import parked, turns, until, until_parked
+
+
+def _yield_on() -> None:
+    for _ in range(100_000):
+        await_(asyncio.sleep(0))
 
 
 def _waits(kind: str, gate: asyncio.Future[Any]) -> Callable[[], Any]:
@@ -25,12 +31,18 @@ def _waits(kind: str, gate: asyncio.Future[Any]) -> Callable[[], Any]:
         with ours, theirs:
             return ours.recv(1)
 
+    def wait_and_yield() -> Any:
+        time.sleep(0.001)
+        return _yield_on()
+
     return {
         "relayed": lambda: await_(gate),
         "called back": wait_first,
         "asleep": lambda: time.sleep(0.02),
         "fast asleep": lambda: time.sleep(20),
         "receiving": receive,
+        "yielding, relayed": _yield_on,
+        "yielding, called back": wait_and_yield,
     }[kind]
 
 
@@ -87,7 +99,9 @@ def test_run_by_the_loop_while_its_maker_is_at_rest(arun, patched):
     arun(main)
 
 
-KINDS = ["relayed", "called back", "fast asleep", "receiving"]
+AWAITING = ["relayed", "called back"]
+NOT_AWAITING = ["fast asleep", "receiving", "yielding, relayed", "yielding, called back"]
+KINDS = AWAITING + NOT_AWAITING
 
 
 def _worker(kind: str, gate: asyncio.Future[Any], log: list[Any]) -> greenlet.greenlet:
@@ -104,14 +118,20 @@ def _worker(kind: str, gate: asyncio.Future[Any], log: list[Any]) -> greenlet.gr
     return greenlet.greenlet(work)
 
 
+def _waits_a_moment(green: _core.Green) -> bool:
+    return green.waiting and green.deadline is not None and green.deadline < green.host.clock() + 1
+
+
 async def _started(fn: Callable[[], Any]) -> asyncio.Task[Any]:
     task = asyncio.ensure_future(to_greenlet(fn))
     await until_parked(1)
+    await until(lambda: not any(map(_waits_a_moment, _core.greens())))
+    assert parked() == 1
     return task
 
 
 @pytest.mark.parametrize("by", ["loop", "green"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", NOT_AWAITING)
 def test_a_parked_greenlet_of_a_librarys_is_killed(arun, patched, kind, by):
     """It ends in its own turn, where it waits; whoever killed it goes on meanwhile."""
 
@@ -148,7 +168,7 @@ def test_a_parked_greenlet_of_a_librarys_is_killed(arun, patched, kind, by):
 @pytest.mark.parametrize("times", [1, 3])
 @pytest.mark.parametrize("before", [False, True])
 @pytest.mark.parametrize("by", ["loop", "green"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", NOT_AWAITING)
 def test_a_parked_green_is_killed(arun, patched, kind, by, before, times):
     """Its task gets the GreenletExit, as it does if the function raises that."""
 
@@ -174,6 +194,42 @@ def test_a_parked_green_is_killed(arun, patched, kind, by, before, times):
     arun(main)
 
 
+@pytest.mark.parametrize("whose", ["library", "greenio"])
+@pytest.mark.parametrize("by", ["loop", "green"])
+@pytest.mark.parametrize("kind", AWAITING)
+def test_a_greenlet_that_awaits_is_not_killed(arun, patched, kind, by, whose):
+    async def main():
+        gate = asyncio.get_running_loop().create_future()
+        made, log = [], []
+
+        def fn():
+            if whose == "greenio":
+                made.append(greenlet.getcurrent())
+                return _waits(kind, gate)()
+            made.append(_worker(kind, gate, log))
+            return made[0].switch()
+
+        def kill():
+            with pytest.raises(RuntimeError, match="awaits cannot be killed; cancel its task"):
+                made[0].throw()
+            time.sleep(0.001)
+            return await_(asyncio.sleep(0.001, "killer"))
+
+        task = await _started(fn)
+        if by == "loop":
+            with pytest.raises(RuntimeError, match="awaits cannot be killed; cancel its task"):
+                made[0].throw()
+        else:
+            assert await to_greenlet(kill) == "killer"
+        await turns()
+        assert not task.done()
+        gate.set_result("opened")
+        assert await asyncio.wait_for(task, 20) == ("opened" if whose == "greenio" else None)
+        assert log == []
+
+    arun(main)
+
+
 @pytest.mark.parametrize("order", ["cancel, kill", "kill, cancel"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_killed_and_cancelled_in_one_turn(arun, patched, kind, order):
@@ -193,9 +249,85 @@ def test_killed_and_cancelled_in_one_turn(arun, patched, kind, order):
 
         task = await _started(fn)
         for what in order.split(", "):
-            task.cancel() if what == "cancel" else made[0].throw()
+            if what == "cancel":
+                task.cancel()
+            elif kind in AWAITING:
+                with pytest.raises(RuntimeError, match="cancel its task"):
+                    made[0].throw()
+            else:
+                made[0].throw()
         await asyncio.wait([task], timeout=20)
         assert task.cancelled()
         assert log == [asyncio.CancelledError] * 2
+
+    arun(main)
+
+
+@pytest.mark.parametrize("whose", ["library", "greenio"])
+@pytest.mark.parametrize("by", ["loop", "green"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_that_is_about_to_be_resumed_is_not_woken_by_others(arun, patched, kind, by, whose):
+    """A stray value or error, between a waker's claim and its resume, goes back to who sent it."""
+
+    async def main():
+        gate = asyncio.get_running_loop().create_future()
+        made = []
+
+        def fn():
+            if whose == "greenio":
+                made.append(greenlet.getcurrent())
+                return _waits(kind, gate)()
+            made.append(greenlet.greenlet(_waits(kind, gate)))
+            return made[0].switch()
+
+        def disturb():
+            task.cancel()
+            for stray in (3, None):
+                assert made[0].switch(stray) is stray
+                with pytest.raises(ValueError, match="stray"):
+                    made[0].throw(ValueError("stray"))
+
+        task = await _started(fn)
+        if by == "loop":
+            disturb()
+        else:
+            await to_greenlet(disturb)
+        await asyncio.wait([task], timeout=20)
+        assert task.cancelled()
+        assert await to_greenlet(lambda: 3) == 3
+
+    arun(main)
+
+
+@pytest.mark.parametrize("by", ["loop", "green"])
+@pytest.mark.parametrize("in_task", [False, True])
+def test_one_at_rest_answers_like_a_dead_one(arun, patched, in_task, by):
+    """Nothing wakes it, nothing ends it: the next call wants it."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        factory = loop.get_task_factory()
+        loop.set_task_factory(greenio.task_factory if in_task else factory)
+
+        async def current():
+            return greenlet.getcurrent()
+
+        async def one_at_rest():
+            return await (loop.create_task(current()) if in_task else to_greenlet(greenlet.getcurrent))
+
+        def disturb(made):
+            assert isinstance(made.throw(), greenlet.GreenletExit)
+            assert made.switch(3) == 3
+            with pytest.raises(ValueError, match="stray"):
+                made.throw(ValueError("stray"))
+            assert isinstance(made.throw(), greenlet.GreenletExit)
+            assert not made.dead
+
+        if by == "loop":
+            disturb(await one_at_rest())
+        else:
+            await to_greenlet(lambda: disturb(await_(one_at_rest())))
+        loop.set_task_factory(factory)
+        assert await to_greenlet(lambda: 3) == 3
 
     arun(main)

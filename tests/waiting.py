@@ -20,8 +20,12 @@ def parked() -> int:
 
 def end_by_hand(green: _core.Green) -> None:
     """End a parked green that was given up, so that nothing is left behind, and nothing of its call in the pool."""
-    green.waiting = False  # claimed, or it would pass the error on
-    green.throw(asyncio.CancelledError())
+    thread = green.thread
+    green.waiting, thread.active = False, green  # claimed and resumed, or it would pass the error on
+    try:
+        green.throw(asyncio.CancelledError())
+    finally:
+        thread.active = None
     green.call = green.gr_context = green.leaf = None  # type: ignore[assignment]
 
 

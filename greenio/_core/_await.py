@@ -156,7 +156,7 @@ def _park_until_done(green: Green, yielded: Any, mark: int) -> BaseException | N
     host, task = green.host, green.task
     turn: Handle | None = None
     if yielded is None:
-        turn = host.loop.call_soon(resume_if_waiting, green, context=Context())
+        turn = host.loop.call_soon(resume_if_waiting, green, mark + 1, context=Context())
     else:
         yielded._asyncio_future_blocking = False
         yielded.add_done_callback(green.on_done)
@@ -224,7 +224,7 @@ def yield_once(green: Green) -> None:
             raise cast(BaseException, wake)
         finally:
             del wake
-    turn = green.host.loop.call_soon(resume_if_waiting, green, context=Context())
+    turn = green.host.loop.call_soon(resume_if_waiting, green, mark + 1, context=Context())
     try:
         park(green, None, mark)
     except BaseException:

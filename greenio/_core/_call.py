@@ -36,7 +36,6 @@ from ._green import (
     Abandoned,
     Forked,
     Green,
-    GreenletExit,
     ThreadState,
     Wake,
     check,
@@ -252,8 +251,6 @@ def worker() -> object:
         green = idle = call = outcome = error = None
         try:
             job = parent.switch(ENDED)
-        except GreenletExit:
-            raise
         except BaseException as caught:
             job = pass_on_at_rest(None, caught)
         green = getcurrent()

@@ -125,6 +125,7 @@ class _Marker:
         return self._name
 
 
+_GONE: Final = _Marker("GONE")
 ENDED: Final = _Marker("ENDED")
 PARKED: Final = ()
 """What a switch without arguments hands over: those would be allocated, and the collector may run at that."""
@@ -397,57 +398,45 @@ def forked_green() -> Forked | None:
 
 
 def pass_on(green: Green, value: object, error: BaseException | None = None) -> Wake:
-    """Pass on what was not meant for a parked green, until a waker comes.
+    """Pass on what was not meant for a parked green, until whoever claimed it resumes it.
 
     A library makes a greenlet whose parent is the green that it runs in. When the loop runs that greenlet later (as it
-    does with a task that began eagerly in green code), what it hands to its parent is for the loop's greenlet.
+    does with a task that began eagerly in green code), what it hands to its parent is for the loop's greenlet. Only a
+    resume makes the green the one that has the thread.
 
-    Only GreenletExit is meant for whom it is thrown into. It is raised when the loop resumes the green, so that all
-    that follows runs in its own call; until then whoever threw it goes on. A cancellation comes before that.
+    GreenletExit alone is meant for whom it is thrown into. It is raised when the loop resumes the green, so that all
+    that follows runs in its own call; until then whoever threw it goes on. A cancellation in the same turn comes first.
+    A green that awaits is not killed, since the Future would have to be cancelled for it: whoever threw gets an error.
     """
     killed: BaseException | None = None
-    cancels = -1
     try:
-        while green.waiting or isinstance(error, GreenletExit):
+        while green.thread.active is not green:
             if isinstance(error, GreenletExit):
                 if green.host.loop.is_closed():
                     green.waiting = False
                     break
-                if killed is None:
-                    killed, cancels = error, _end_soon(green)
-                value = error = None
+                if green.awaited is not None:
+                    error = RuntimeError("a greenlet that awaits cannot be killed; cancel its task, or what it awaits")
+                else:
+                    if killed is None and not relays(green):
+                        green.host.loop.call_soon(resume_if_waiting, green, green.parks, context=Context())
+                    killed, error = error, None
             value, error = _hand_on(green, value, error)
         if error is not None:
             raise error
-        if killed is None:
-            return value
-        awaited, task = green.awaited, cast(Any, green.task)
-        if isinstance(value, CancelledError) or (awaited is not None and awaited.cancelled()):
-            return killed if cancels >= 0 and task.cancelling() == cancels else value
-        return killed
+        return value if killed is None or isinstance(value, CancelledError) else killed
     finally:
-        task = None
         del error, killed
 
 
-def _end_soon(green: Green) -> int:
-    """Have a parked green resumed.
-
-    Returns:
-        How many cancellations its task has had so far, if the Future was cancelled for this that the task waits for;
-        otherwise -1.
-    """
-    awaited, task = green.awaited, cast(Any, green.task)
-    if not relays(green):
-        green.host.loop.call_soon(resume_if_waiting, green, context=Context())
-    elif awaited is not None and awaited.cancel():
-        return int(task.cancelling())
-    return -1
-
-
 def pass_on_at_rest(value: object, error: BaseException | None = None) -> object:
-    """Do so for the calling green, which is at rest, until a call comes; without a reference to that green."""
-    while getcurrent().host is None and not isinstance(error, GreenletExit):  # type: ignore[attr-defined]
+    """Do so for the calling green, which is at rest, until a call comes; without a reference to that green.
+
+    Whoever kills it is answered as by a dead greenlet. When the last reference to it goes, it is without attributes.
+    """
+    while getattr(getcurrent(), "host", _GONE) is None:
+        if isinstance(error, GreenletExit):
+            value, error = error, None
         value, error = _hand_on(getcurrent(), value, error)
     if error is None:
         return value
@@ -517,7 +506,7 @@ def relay(green: Green, awaited: Any, mark: int) -> Wake:
                 green.waiting = False
                 raise
             wake = pass_on(green, None, error)
-        return pass_on(green, wake) if green.waiting else wake
+        return wake if green.thread.active is green else pass_on(green, wake)
     finally:
         green.awaited = None
 
@@ -567,7 +556,7 @@ def switch_out(green: Green, deadline: float | None, mark: int) -> Wake:
             green.waiting = False
             raise
         wake = pass_on(green, None, error)
-    if green.waiting:
+    if green.thread.active is not green:
         wake = pass_on(green, wake)
     if wake is READY or wake is TIMED_OUT:
         return wake
@@ -652,7 +641,7 @@ def check(green: Green, given: object) -> object:
             if green.__class__ is Green and (green.call is None or not green.call.due):
                 green.waiting = True
                 green.deadline = None
-                green.host.loop.call_soon(resume_if_waiting, green, context=Context())
+                green.host.loop.call_soon(resume_if_waiting, green, green.parks, context=Context())
             break
         value = "no value" if given is PARKED else repr(given)
         error = RuntimeError(
@@ -663,9 +652,9 @@ def check(green: Green, given: object) -> object:
     return given
 
 
-def resume_if_waiting(green: Green) -> None:
-    """Wake a green that yielded, unless it was cancelled first."""
-    if green.waiting:
+def resume_if_waiting(green: Green, parks: int) -> None:
+    """Wake a green that is still in the park that its `parks` counted last, unless it was claimed first."""
+    if green.waiting and green.parks == parks:
         green.waiting = False
         resume(green, READY)
 

@@ -152,7 +152,7 @@ class Side:
             green.parks = mark + 1
             green.leaf = leaf
             wake = green.parent.switch()  # type: ignore[union-attr]
-            if green.waiting:
+            if green.thread.active is not green:
                 wake = pass_on(green, wake)
         except BaseException as error:
             if green.thread.active is green:

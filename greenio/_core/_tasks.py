@@ -38,7 +38,6 @@ from ._green import (
     RELAYED,
     Forked,
     Green,
-    GreenletExit,
     ThreadState,
     check,
     getcurrent,
@@ -112,8 +111,6 @@ def _stepper() -> None:
         green.host = green.task = green.what = green = fn = argument = None
         try:
             job = home(ENDED)
-        except GreenletExit:
-            raise
         except BaseException as caught:
             job = pass_on_at_rest(None, caught)
         if getcurrent().host is None:  # type: ignore[attr-defined]
