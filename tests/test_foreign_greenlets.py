@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import time
 from collections.abc import Callable
+from concurrent import futures
 from typing import Any
 
 import greenlet
 import pytest
 
 import greenio
+from conftest import new_loop
 from greenio import _core, await_, to_greenlet
 from waiting import parked, turns, until, until_parked
 
@@ -306,14 +309,12 @@ def test_one_at_rest_answers_like_a_dead_one(arun, patched, in_task, by):
 
     async def main():
         loop = asyncio.get_running_loop()
-        factory = loop.get_task_factory()
-        loop.set_task_factory(greenio.task_factory if in_task else factory)
 
         async def current():
             return greenlet.getcurrent()
 
         async def one_at_rest():
-            return await (loop.create_task(current()) if in_task else to_greenlet(greenlet.getcurrent))
+            return await (greenio.task_factory(loop, current()) if in_task else to_greenlet(greenlet.getcurrent))
 
         def disturb(made):
             assert isinstance(made.throw(), greenlet.GreenletExit)
@@ -327,7 +328,58 @@ def test_one_at_rest_answers_like_a_dead_one(arun, patched, in_task, by):
             disturb(await one_at_rest())
         else:
             await to_greenlet(lambda: disturb(await_(one_at_rest())))
-        loop.set_task_factory(factory)
         assert await to_greenlet(lambda: 3) == 3
 
     arun(main)
+
+
+@pytest.mark.parametrize("how", ["switched to", "killed"])
+@pytest.mark.parametrize("in_task", [False, True])
+def test_one_at_rest_that_was_disturbed_goes_with_its_thread(loop_kind, in_task, how):
+    count = len(_core.greens())
+
+    def body():
+        async def current():
+            return greenlet.getcurrent()
+
+        async def main():
+            made = await (greenio.task_factory(loop, current()) if in_task else to_greenlet(greenlet.getcurrent))
+            if how == "killed":
+                assert isinstance(made.throw(), greenlet.GreenletExit)
+            else:
+                assert made.switch(3) == 3
+
+        loop = new_loop(loop_kind)
+        loop.run_until_complete(main())
+        loop.close()
+
+    with futures.ThreadPoolExecutor(1) as pool:
+        pool.submit(body).result()
+    gc.collect()
+    assert len(_core.greens()) == count
+
+
+@pytest.mark.parametrize("kind", ["relayed", "fast asleep"])
+def test_one_that_is_killed_when_its_loop_is_closed_comes_not_to_rest(patched, loop_kind, kind):
+    loop = new_loop(loop_kind)
+    made = []
+
+    async def begin():
+        def fn():
+            made.append(greenlet.getcurrent())
+            return _waits(kind, loop.create_future())()
+
+        task = asyncio.ensure_future(to_greenlet(fn))
+        task._log_destroy_pending = False
+        await until_parked(1)
+        return task
+
+    task = loop.run_until_complete(begin())
+    (host,) = (host for host in _core.hosts() if host.loop is loop)
+    host.calls.clear()  # as if it had been abandoned
+    loop.close()
+    made[0].throw()
+    other = new_loop(loop_kind)
+    assert other.run_until_complete(to_greenlet(lambda: 3)) == 3
+    other.close()
+    del task

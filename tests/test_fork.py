@@ -169,6 +169,34 @@ def test_fork_in_green_code_that_has_parked(arun, patched, child, code):
     arun(main)
 
 
+@pytest.mark.parametrize("before", [None, 0, 0.001])
+def test_a_coroutine_in_a_green_forks_and_awaits_on(arun, before):
+    """Nothing stands in the way of the child, if it means to go on with its copy of the loop."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+
+        async def fork_and_await():
+            if before is not None:
+                await asyncio.sleep(before)
+            number = os.fork()
+            if number:
+                return number
+            code = FAILED
+            try:
+                for _ in range(3):
+                    await asyncio.sleep(0)
+                    future = loop.create_future()
+                    loop.call_soon(future.set_result, 7)
+                    code = await future
+            finally:
+                os._exit(code)
+
+        assert await code_of(await to_greenlet(lambda: await_(fork_and_await()))) == 7
+
+    arun(main)
+
+
 def test_fork_in_the_loop(arun, patched):
     async def main():
         def child():

@@ -391,7 +391,7 @@ def relay_on(call: Call, task: AnyTask) -> Generator[Any, None, None]:
     A generator hands what it yields to whoever steps the coroutine that awaits it: the task, or an outer `await_`.
     """
     green, host = call.green, call.host
-    loop, thread = host.loop, host.thread
+    loop = host.loop
     outcome: object = RELAYED
     call.relaying = True
     while outcome is RELAYED:
@@ -408,6 +408,7 @@ def relay_on(call: Call, task: AnyTask) -> Generator[Any, None, None]:
         if call.ended:
             return
         green.waiting = False
+        thread = green.thread  # not the host's in a child that the green itself has forked
         active = thread.active
         thread.active = green
         green.parent = getcurrent()

@@ -414,6 +414,7 @@ def pass_on(green: Green, value: object, error: BaseException | None = None) -> 
             if isinstance(error, GreenletExit):
                 if green.host.loop.is_closed():
                     green.waiting = False
+                    green.thread = ThreadState()  # nobody takes its call off it, so that it must not come to rest
                     break
                 if green.awaited is not None:
                     error = RuntimeError("a greenlet that awaits cannot be killed; cancel its task, or what it awaits")
@@ -421,7 +422,7 @@ def pass_on(green: Green, value: object, error: BaseException | None = None) -> 
                     if killed is None and not relays(green):
                         green.host.loop.call_soon(resume_if_waiting, green, green.parks, context=Context())
                     killed, error = error, None
-            value, error = _hand_on(green, value, error)
+            value, error = _hand_on(_receiver(green), value, error)
         if error is not None:
             raise error
         return value if killed is None or isinstance(value, CancelledError) else killed
@@ -437,7 +438,7 @@ def pass_on_at_rest(value: object, error: BaseException | None = None) -> object
     while getattr(getcurrent(), "host", _GONE) is None:
         if isinstance(error, GreenletExit):
             value, error = error, None
-        value, error = _hand_on(getcurrent(), value, error)
+        value, error = _hand_on(_receiver(getcurrent()), value, error)
     if error is None:
         return value
     try:
@@ -446,11 +447,13 @@ def pass_on_at_rest(value: object, error: BaseException | None = None) -> object
         del error
 
 
-def _hand_on(green: Any, value: object, error: BaseException | None) -> tuple[object, BaseException | None]:
-    # To the green that has the thread, a task's in this step, or else to the loop's greenlet.
+def _receiver(green: Any) -> greenlet:
+    """Tell who gets what was not meant for `green`: the green that has the thread, or else the loop's greenlet."""
     active = green.thread.active
-    receiver = green.parent if active is None or active is green else active
-    del green, active
+    return cast(greenlet, green.parent if active is None or active is green else active)
+
+
+def _hand_on(receiver: Any, value: object, error: BaseException | None) -> tuple[object, BaseException | None]:
     try:
         return (receiver.switch(value) if error is None else receiver.throw(error)), None
     except BaseException as caught:
