@@ -328,22 +328,28 @@ class RLock(_LockBase):
         Raises:
             RuntimeError: It is not the caller's.
         """
-        if self._hold is None and not self._is_missed and getcurrent().parent is None:
+        hold = self._hold
+        if hold is None and not self._is_missed and getcurrent().parent is None:
             try:
                 self._lock.release()
             finally:
                 if self._waiters and not self._lock._is_owned():
                     self._invite()
+        elif hold is not None and hold[1] == 1 and hold[0] is getcurrent() and not self._is_missed:
+            self._let_go_of(hold[0])
         else:
             self._release_slowly()
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        if self._hold is None and not self._is_missed and getcurrent().parent is None:
+        hold = self._hold
+        if hold is None and not self._is_missed and getcurrent().parent is None:
             try:
                 self._lock.release()
             finally:
                 if self._waiters and not self._lock._is_owned():
                     self._invite()
+        elif hold is not None and hold[1] == 1 and hold[0] is getcurrent() and not self._is_missed:
+            self._let_go_of(hold[0])
         else:
             self._release_slowly()
 
@@ -372,11 +378,11 @@ class RLock(_LockBase):
 
     def _let_go(self) -> None:
         hold = self._hold
+        if hold is not None:
+            self._let_go_of(hold[0])
+            return
         try:
-            if hold is None:
-                self._lock._release_save()
-            else:
-                self._let_go_of(hold[0])
+            self._lock._release_save()
         finally:  # whatever a signal handler raises
             if self._waiters:
                 self._invite()
@@ -390,7 +396,11 @@ class RLock(_LockBase):
             try:
                 self._lock.release()
             finally:
-                green.locking = outer
+                try:
+                    green.locking = outer
+                finally:
+                    if self._waiters:
+                        self._invite()
 
     def _is_held_once(self) -> bool:
         hold = self._hold  # a signal handler may have taken it again, in the thread that offers it
