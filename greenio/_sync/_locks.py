@@ -336,7 +336,7 @@ class RLock(_LockBase):
                 if self._waiters and not self._lock._is_owned():
                     self._invite()
         elif hold is not None and hold[1] == 1 and hold[0] is getcurrent() and not self._is_missed:
-            self._let_go_of(hold[0])
+            self._let_go_of(hold)
         else:
             self._release_slowly()
 
@@ -349,7 +349,7 @@ class RLock(_LockBase):
                 if self._waiters and not self._lock._is_owned():
                     self._invite()
         elif hold is not None and hold[1] == 1 and hold[0] is getcurrent() and not self._is_missed:
-            self._let_go_of(hold[0])
+            self._let_go_of(hold)
         else:
             self._release_slowly()
 
@@ -379,7 +379,7 @@ class RLock(_LockBase):
     def _let_go(self) -> None:
         hold = self._hold
         if hold is not None:
-            self._let_go_of(hold[0])
+            self._let_go_of(hold)
             return
         try:
             self._lock._release_save()
@@ -387,7 +387,8 @@ class RLock(_LockBase):
             if self._waiters:
                 self._invite()
 
-    def _let_go_of(self, green: Green) -> None:
+    def _let_go_of(self, hold: list[Any]) -> None:
+        green = hold[0]
         outer = green.locking
         green.locking = self, outer
         try:
