@@ -121,6 +121,15 @@ def _worker(kind: str, gate: asyncio.Future[Any], log: list[Any]) -> greenlet.gr
     return greenlet.greenlet(work)
 
 
+def _wait(whose: str, kind: str, gate: asyncio.Future[Any], made: list[greenlet.greenlet], log: list[Any]) -> Any:
+    """Wait in the caller's green itself or in a greenlet of a library's; `made` gets the one that does."""
+    if whose == "greenio":
+        made.append(greenlet.getcurrent())
+        return _waits(kind, gate)()
+    made.append(_worker(kind, gate, log))
+    return made[0].switch()
+
+
 def _waits_a_moment(green: _core.Green) -> bool:
     return green.waiting and green.deadline is not None and green.deadline < green.host.clock() + 1
 
@@ -205,20 +214,13 @@ def test_a_greenlet_that_awaits_is_not_killed(arun, patched, kind, by, whose):
         gate = asyncio.get_running_loop().create_future()
         made, log = [], []
 
-        def fn():
-            if whose == "greenio":
-                made.append(greenlet.getcurrent())
-                return _waits(kind, gate)()
-            made.append(_worker(kind, gate, log))
-            return made[0].switch()
-
         def kill():
             with pytest.raises(RuntimeError, match="awaits cannot be killed; cancel its task"):
                 made[0].throw()
             time.sleep(0.001)
             return await_(asyncio.sleep(0.001, "killer"))
 
-        task = await _started(fn)
+        task = await _started(lambda: _wait(whose, kind, gate, made, log))
         if by == "loop":
             with pytest.raises(RuntimeError, match="awaits cannot be killed; cancel its task"):
                 made[0].throw()
@@ -276,13 +278,6 @@ def test_one_that_is_about_to_be_resumed_is_not_woken_by_others(arun, patched, k
         gate = asyncio.get_running_loop().create_future()
         made = []
 
-        def fn():
-            if whose == "greenio":
-                made.append(greenlet.getcurrent())
-                return _waits(kind, gate)()
-            made.append(greenlet.greenlet(_waits(kind, gate)))
-            return made[0].switch()
-
         def disturb():
             task.cancel()
             for stray in (3, None):
@@ -290,7 +285,7 @@ def test_one_that_is_about_to_be_resumed_is_not_woken_by_others(arun, patched, k
                 with pytest.raises(ValueError, match="stray"):
                     made[0].throw(ValueError("stray"))
 
-        task = await _started(fn)
+        task = await _started(lambda: _wait(whose, kind, gate, made, []))
         if by == "loop":
             disturb()
         else:
