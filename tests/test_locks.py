@@ -19,7 +19,6 @@ import warnings
 import weakref
 
 import pytest
-from greenlet import getcurrent
 
 from conftest import KINDS, finish, new_loop
 from greenio import await_, monkey, spawn, timeout, to_greenlet
@@ -1365,7 +1364,6 @@ class TestInterrupted:
                 lock.acquire()
                 time.sleep(0.01)
                 interrupted_release()
-                return getcurrent().locking
 
             def interrupted_release():
                 Interrupted(lock, "release", after=stop)

@@ -341,7 +341,7 @@ class RLockMachine(LockMachine):
 
     def force(self) -> None:
         if self.lock.locked():
-            self.lock._hold = None
+            self.lock._green = None
             self.lock._lock._release_save()  # whichever thread has it
 
 

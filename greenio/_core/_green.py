@@ -202,7 +202,6 @@ class Green(greenlet):
         "host",
         "identity",
         "leaf",
-        "locking",
         "operations",
         "outcome",
         "parks",
@@ -225,7 +224,6 @@ class Green(greenlet):
     host: Host
     identity: Identity | None
     leaf: greenlet
-    locking: tuple[object, Any] | None
     operations: int
     outcome: Any
     parks: int
@@ -316,7 +314,7 @@ def new_green(run: Callable[..., object], thread: ThreadState) -> Green:
     green.thread = thread
     green.awaited = green.call = green.cancellation = green.deadline = green.error = green.identity = None
     green.host = green.outcome = green.task = green.timer = green.what = None  # type: ignore[assignment]  # at rest
-    green.leaf = green.locking = green.ticket = None  # type: ignore[assignment]  # at rest
+    green.leaf = green.ticket = None  # type: ignore[assignment]  # at rest
     green.timer_when = 0.0
     green.cancels = green.operations = green.parks = 0
     green.visible = green.waiting = False

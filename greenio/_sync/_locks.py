@@ -7,6 +7,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable
+from types import FrameType
 from typing import Any, NoReturn, cast
 
 from .. import _original
@@ -196,22 +197,24 @@ else:
 class RLock(_LockBase):
     """A lock that its owner may take again: a green, or in native code a thread. `threading.RLock` says the rest.
 
-    The native lock inside is that of a thread. Native code takes it as ever; a green takes it once, and `_hold` says
-    which green has it, and how often. As long as it says so, native code of the green's own thread is kept out by that,
-    and whatever runs in other threads by the native lock.
+    The native lock inside is that of a thread. Native code takes it as ever; a green takes it once, and `_green` says
+    who that is. As long as it says so, native code of the green's own thread is kept out by that, and whatever runs in
+    other threads by the native lock.
 
     A green takes both, one after the other, and a signal handler or a finalizer may come between the two, as the same
-    green. It finds that `locking` names the lock, and takes the native one once more; so it never waits for itself. It
-    may also park there, and let another green pass: hence a second look at `_hold`.
+    green. It finds that call below itself on the stack, and takes the native one once more; so it never waits for
+    itself. It may also park there, and let another green pass: hence a second look at `_green`.
     """
 
-    __slots__ = ("_hold", "_lock")
+    __slots__ = ("_green", "_lock", "_more")
 
     _native = _original.RLock
 
     _lock: Any
-    _hold: list[Any] | None
-    """A green that has the lock, and how often."""
+    _green: Any
+    """The green that has the lock, or None."""
+    _more: int
+    """How often that has taken it besides the first time."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> RLock:
         """Make a free lock: here, since a subclass of the native one need not call its `__init__`."""
@@ -222,7 +225,8 @@ class RLock(_LockBase):
         self._waiters = []
         self._is_missed = False
         self._lock = _original.RLock()
-        self._hold = None
+        self._green = None
+        self._more = 0
         return self
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
@@ -233,13 +237,24 @@ class RLock(_LockBase):
         Raises:
             RuntimeError: Native code would block its thread for ever, since a green of that very thread is the owner.
         """
-        if self._hold is None and blocking is True and timeout == -1:
+        if self._green is None and blocking is True and timeout == -1:
             me: Any = getcurrent()
             if me.parent is None:
                 if self._lock.acquire(False):
                     return True
-            elif me.__class__ is Green and not self._waiters and me.locking is None and self._attempt_for(me):
-                return True
+            elif me.__class__ is Green and not self._waiters and not self._lock._is_owned():
+                lock = self._lock
+                try:
+                    if lock.acquire(False):
+                        if self._green is None and lock is self._lock:
+                            self._green = me
+                            return True
+                        lock.release()
+                except BaseException:  # a signal handler's
+                    if self._green is None and lock._is_owned():
+                        lock.release()
+                    raise
+                lock = None
         return self._acquire_slowly(blocking, timeout)
 
     __enter__ = acquire
@@ -247,36 +262,38 @@ class RLock(_LockBase):
     def _acquire_slowly(self, blocking: bool, timeout: float) -> bool:
         if timeout != -1 or blocking is not True:
             _allocate().acquire(blocking, timeout)  # raises for what is no timeout, or no truth value
-        hold = self._hold
+        green = self._green
         me: Any = getcurrent()
-        if hold is None or hold[0] is not me:
+        if green is not me:
             me = identity()
-        if hold is not None and hold[0] is me:
-            hold[1] += 1
+        if green is me:
+            self._more += 1
             return True
         if me.__class__ is not Green:
-            return (hold is None and self._lock.acquire(False)) or self._take(blocking, timeout)
-        if hold is None and self._is_locked_by(me) and self._lock.acquire(False):
-            self._hold = [me, 1]
+            return (green is None and self._lock.acquire(False)) or self._take(blocking, timeout)
+        if green is None and self._is_interrupted() and self._lock.acquire(False):
+            self._green = me
             return True
         waits = bool(blocking) and timeout != 0
         if not (waits and self._waiters) and self._attempt_for(me):
             return True
         return waits and self._wait(me, None if timeout == -1 else timeout) is True
 
-    def _is_locked_by(self, green: Green) -> bool:
-        """Tell whether a green is in the midst of taking this lock, or of letting it go, below the caller."""
-        locking = green.locking
-        while locking is not None:
-            if locking[0] is self:
-                return True
-            locking = locking[1]
+    def _is_interrupted(self) -> bool:
+        """Tell whether the caller came in the midst of taking this lock, or of letting it go."""
+        frame: FrameType | None = sys._getframe(1) if self._lock._is_owned() else None
+        while frame is not None:
+            if frame.f_code in _BOTH_LOCKS:
+                names = frame.f_locals
+                if names["self"] is self and names.get("lock") is not None:
+                    return True
+            frame = frame.f_back
         return False
 
     def _take(self, blocking: bool, timeout: float) -> bool:
         """Acquire the native lock, as native code does."""
         deadline = _original.monotonic() + timeout if timeout > 0 else None
-        while self._hold is None or not self._lock._is_owned():
+        while self._green is None or not self._lock._is_owned():
             lock = self._lock
             if not lock.acquire(blocking, timeout):
                 return False
@@ -298,26 +315,21 @@ class RLock(_LockBase):
         return False
 
     def _attempt_for(self, green: Green) -> bool:
-        lock = self._lock
-        if self._hold is not None or lock._is_owned():
+        if self._green is not None or self._lock._is_owned():
             return False  # another green has it, or native code of the thread
-        hold = [green, 1]
-        outer = green.locking
-        green.locking = self, outer
+        lock = self._lock  # from here on, as `_is_interrupted` sees, the green may have the native one alone
         try:
             if not lock.acquire(False):
                 return False
-            if self._hold is not None or lock is not self._lock:  # another green's; or replaced, and so held
+            if self._green is not None or lock is not self._lock:  # another green's; or replaced, and so held
                 lock.release()
                 return False
-            self._hold = hold
+            self._green = green
             return True
         except BaseException:  # a signal handler's
-            if self._hold is None and lock._is_owned():
+            if self._green is None and lock._is_owned():
                 lock.release()
             raise
-        finally:
-            green.locking = outer
 
     def _attempt(self) -> Any:
         return self._attempt_for(cast(Green, identity())) or NOTHING
@@ -328,37 +340,51 @@ class RLock(_LockBase):
         Raises:
             RuntimeError: It is not the caller's.
         """
-        hold = self._hold
-        if hold is None and not self._is_missed and getcurrent().parent is None:
+        green = self._green
+        if green is None and not self._is_missed and getcurrent().parent is None:
             try:
                 self._lock.release()
             finally:
                 if self._waiters and not self._lock._is_owned():
                     self._invite()
-        elif hold is not None and hold[1] == 1 and hold[0] is getcurrent() and not self._is_missed:
-            self._let_go_of(hold)
+        elif green is getcurrent() and not self._more and not self._is_missed:
+            lock = self._lock
+            self._green = None
+            try:
+                lock.release()
+            finally:
+                lock = None
+                if self._waiters:
+                    self._invite()
         else:
             self._release_slowly()
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        hold = self._hold
-        if hold is None and not self._is_missed and getcurrent().parent is None:
+        green = self._green
+        if green is None and not self._is_missed and getcurrent().parent is None:
             try:
                 self._lock.release()
             finally:
                 if self._waiters and not self._lock._is_owned():
                     self._invite()
-        elif hold is not None and hold[1] == 1 and hold[0] is getcurrent() and not self._is_missed:
-            self._let_go_of(hold)
+        elif green is getcurrent() and not self._more and not self._is_missed:
+            lock = self._lock
+            self._green = None
+            try:
+                lock.release()
+            finally:
+                lock = None
+                if self._waiters:
+                    self._invite()
         else:
             self._release_slowly()
 
     def _release_slowly(self) -> None:
-        hold = self._hold
+        green = self._green
         me: Any = getcurrent()
-        if hold is None or hold[0] is not me:
+        if green is not me:
             me = identity()
-        if hold is None:
+        if green is None:
             if me.__class__ is Green or not self._lock._is_owned():
                 raise RuntimeError("cannot release un-acquired lock")
             if not self._is_missed or self._native_hold()[1] > 1:
@@ -366,10 +392,10 @@ class RLock(_LockBase):
                 if self._waiters and not self._lock._is_owned():
                     self._invite()
                 return
-        elif hold[0] is not me:
+        elif green is not me:
             raise RuntimeError("cannot release un-acquired lock")
-        elif hold[1] > 1:
-            hold[1] -= 1
+        elif self._more:
+            self._more -= 1
             return
         if self._is_missed:
             self._pass_on()
@@ -377,42 +403,29 @@ class RLock(_LockBase):
             self._let_go()
 
     def _let_go(self) -> None:
-        hold = self._hold
-        if hold is not None:
-            self._let_go_of(hold)
-            return
+        lock = self._lock
+        if self._green is None:
+            release = lock._release_save
+        else:
+            release = lock.release
+            self._green = None
         try:
-            self._lock._release_save()
+            release()
         finally:  # whatever a signal handler raises
+            lock = None
             if self._waiters:
                 self._invite()
 
-    def _let_go_of(self, hold: list[Any]) -> None:
-        green = hold[0]
-        outer = green.locking
-        green.locking = self, outer
-        try:
-            self._hold = None
-        finally:
-            try:
-                self._lock.release()
-            finally:
-                try:
-                    green.locking = outer
-                finally:
-                    if self._waiters:
-                        self._invite()
-
     def _is_held_once(self) -> bool:
-        hold = self._hold  # a signal handler may have taken it again, in the thread that offers it
-        return (self._native_hold()[1] if hold is None else hold[1]) == 1
+        # A signal handler may have taken it again, in the thread that offers it.
+        return not self._more if self._green is not None else self._native_hold()[1] == 1
 
     def _receive(self) -> None:
         # The native lock inside cannot be handed from thread to thread, and whoever waits for it would be quicker than
         # a green that takes it when it is let go. So another takes its place, which this thread has already.
         replaced, lock = self._lock, _original.RLock()
         lock.acquire()
-        self._hold = [identity(), 1]
+        self._green = identity()
         self._lock = lock
         replaced._release_save()  # whichever thread has it
 
@@ -429,58 +442,63 @@ class RLock(_LockBase):
         return not self.locked()
 
     def _is_owned(self) -> bool:
-        hold = self._hold
-        if hold is not None:
-            return hold[0] is identity()
+        green = self._green
+        if green is not None:
+            return green is identity()
         return self._lock._is_owned() and current_green() is None
 
     def _owner(self) -> Green | int | None:
-        hold = self._hold
-        return self._native_hold()[0] or None if hold is None else hold[0]
+        green: Green | None = self._green
+        return self._native_hold()[0] or None if green is None else green
 
     def _recursion_count(self) -> int:
         if not self._is_owned():
             return 0
-        hold = self._hold
-        return self._native_hold()[1] if hold is None else int(hold[1])
+        return self._native_hold()[1] if self._green is None else self._more + 1
 
     def _release_save(self) -> Any:
         """Let every hold go, for the time of a wait on a condition; return what the native lock does."""
-        hold = self._hold
-        if hold is None and not self._is_missed:
+        green = self._green
+        if green is None and not self._is_missed:
             saved = self._lock._release_save()
             if self._waiters:
                 self._invite()
             return saved
-        owner, count = self._native_hold() if hold is None else (0, hold[1])
+        owner, count = self._native_hold() if green is None else (0, self._more + 1)
         if not count:
             raise RuntimeError("cannot release un-acquired lock")
+        self._more = 0
         self._pass_on()
         return count, owner
 
     def _acquire_restore(self, saved: Any) -> None:
         self.acquire()
-        hold = self._hold
-        if hold is not None:
-            hold[1] = saved[0]
+        if self._green is not None:
+            self._more = saved[0] - 1
         else:
             for _ in range(saved[0] - 1):
                 self._lock.acquire()
 
     def _at_fork_reinit(self) -> None:
         self._waiters = []
-        self._hold = None
+        self._green = None
+        self._more = 0
         self._lock._at_fork_reinit()
 
     def __repr__(self) -> str:
-        hold = self._hold
-        if hold is None:
+        green = self._green
+        if green is None:
             return repr(self._lock).replace(f"{id(self._lock):#x}", f"{id(self):#x}")
         # Not the green's own repr: it shows what the green waited for, which may be this lock.
-        return f"<locked _thread.RLock object owner=<Green at {id(hold[0]):#x}> count={hold[1]} at {id(self):#x}>"
+        return f"<locked _thread.RLock object owner=<Green at {id(green):#x}> count={self._more + 1} at {id(self):#x}>"
 
 
 _OWNER_AND_COUNT = re.compile(r" owner=(\d+) count=(\d+) ")
+
+_BOTH_LOCKS = tuple(
+    method.__code__ for method in (RLock.acquire, RLock._attempt_for, RLock.release, RLock.__exit__, RLock._let_go)
+)
+"""Where a green may have the native lock and not be noted as the owner: as long as `lock` is a variable, and set."""
 
 
 Lock.__module__ = RLock.__module__ = "_thread"

@@ -126,9 +126,9 @@ class PassableRLock(_WatchedLock, RLock):
 
     So it does not matter to native code which of the two it has at any moment of a patch, and a parked green does not
     bar that of its own thread, which could not wait for it. But the native lock is the thread's, and cannot tell its
-    greens apart: `_hold` says which green has it, and how often; the native one is taken once for all of that. What it
-    says counts only while the native lock is the owner's: where a patch has been taken back meanwhile, the green may
-    have released that one alone. Between the native lock and `_hold` a finalizer may run, and park; `_claims` tells the
+    greens apart: `_green` says which one has it; the native one is taken once for all of that one's holds. What it says
+    counts only while the native lock is the owner's: where a patch has been taken back meanwhile, the green may have
+    released that one alone. Between the native lock and `_green` a finalizer may run, and park; `_claims` tells the
     other greens of the thread who is there.
     """
 
@@ -150,9 +150,8 @@ class PassableRLock(_WatchedLock, RLock):
             if blocking is True and timeout == -1 and lock.acquire(False):
                 return True
             return self._take(blocking, timeout)
-        hold = self._hold
-        if hold is not None and hold[0] is green and lock._is_owned():
-            hold[1] += 1
+        if self._green is green and lock._is_owned():
+            self._more += 1
             return True
         waits = bool(blocking) and timeout != 0
         if timeout != -1 or blocking is not True:
@@ -169,7 +168,7 @@ class PassableRLock(_WatchedLock, RLock):
     def _attempt(self) -> Any:
         lock, me = self._lock, identity()
         if lock._is_owned():
-            if self._hold is not None or self._is_claimed(me):
+            if self._green is not None or self._is_claimed(me):
                 return NOTHING
             lock.acquire()  # the thread has it by way of the native lock, around this green: once more
             return True
@@ -177,10 +176,11 @@ class PassableRLock(_WatchedLock, RLock):
             self._claims.append(me)
             if not lock.acquire(False):
                 return NOTHING
-            if self._hold is not None and self._native_hold()[1] > 1:
+            if self._green is not None and self._native_hold()[1] > 1:
                 lock.release()
                 return NOTHING
-            self._hold = [me, 1]
+            self._more = 0
+            self._green = me
             return True
         finally:
             if me in self._claims:
@@ -197,7 +197,7 @@ class PassableRLock(_WatchedLock, RLock):
         return False  # it cannot be asked; the thread that watches finds out
 
     def _watch(self) -> None:
-        if self._left or self._hold is None:  # else it is a green's, which invites the next
+        if self._left or self._green is None:  # else it is a green's, which invites the next
             super()._watch()
 
     def release(self) -> None:
@@ -206,12 +206,11 @@ class PassableRLock(_WatchedLock, RLock):
         Raises:
             RuntimeError: It is not the caller's.
         """
-        hold = self._own_hold() if self._hold is not None else None
-        if hold is not None:
-            if hold[1] > 1:
-                hold[1] -= 1
+        if self._green is not None and self._is_held_by_green():
+            if self._more:
+                self._more -= 1
                 return
-            self._hold = None
+            self._green = None
         self._lock.release()
         if self._waiters:
             self._invite()
@@ -219,45 +218,44 @@ class PassableRLock(_WatchedLock, RLock):
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         self.release()
 
-    def _own_hold(self) -> list[Any] | None:
-        """Look up the caller's hold, if it is noted; in a forked child, that of the green that it was.
+    def _is_held_by_green(self) -> bool:
+        """Tell whether the caller is the green that has the lock; in a forked child, was that.
 
         Raises:
             RuntimeError: The thread has the native lock for the sake of another green only.
         """
-        hold = self._hold
-        if hold is None or hold[0] is identity():
-            return hold
-        if self._is_anothers(hold):
+        owner = self._green
+        if owner is not None and owner is identity():
+            return True
+        if self._is_anothers(owner):
             raise RuntimeError("cannot release un-acquired lock")
-        return None
+        return False
 
-    def _is_anothers(self, hold: list[Any]) -> bool:
-        """Tell whether a hold is that of another green, and the only reason why the thread has the native lock."""
-        green, owner = current_green(), hold[0]
+    def _is_anothers(self, owner: Any) -> bool:
+        """Tell whether another green has the lock, which is the only reason why the thread has the native one."""
+        green = current_green()
         if owner is green or owner.__class__ is not Green or owner.thread is not thread_state():
             return False
         return green is not None or self._native_hold()[1] == 1
 
     def _is_owned(self) -> bool:
-        hold = self._hold
-        return self._lock._is_owned() and not (hold is not None and self._is_anothers(hold))
+        return self._lock._is_owned() and not self._is_anothers(self._green)
 
     def _recursion_count(self) -> int:
         if not self._is_owned():
             return 0
-        hold = self._own_hold()
-        return self._native_hold()[1] if hold is None else int(hold[1])
+        return self._more + 1 if self._is_held_by_green() else self._native_hold()[1]
 
     def _release_save(self) -> Any:
         """Let every hold go; return what the native lock does: the count, and the owner."""
-        hold = self._own_hold()
-        if hold is not None:
-            self._hold = None
+        more = 0
+        if self._is_held_by_green():
+            more = self._more
+            self._green = None
         count, owner = self._lock._release_save()
         if self._waiters:
             self._invite()
-        return count if hold is None else count - 1 + hold[1], owner
+        return count + more, owner
 
     def _acquire_restore(self, saved: Any) -> None:
         if current_green() is None:
@@ -268,7 +266,7 @@ class PassableRLock(_WatchedLock, RLock):
 
     def is_in_use(self) -> bool:
         """Tell whether a green holds it, or waits for it, by way of this object. Never parks."""
-        return self._hold is not None or bool(self._waiters)
+        return self._green is not None or bool(self._waiters)
 
     def leave(self) -> None:
         """Note that the native lock may have its place again, and a green release that one only. Never parks."""
@@ -287,7 +285,7 @@ if hasattr(os, "register_at_fork"):
 
 def holder_in_this_thread(lock: PassableRLock) -> Green | None:
     """Look up the green that holds an RLock and is parked, if native code of its thread asks. Never parks."""
-    owner = None if lock._hold is None else lock._hold[0]
+    owner = lock._green
     if owner.__class__ is not Green or current_green() is not None or owner.thread is not thread_state():
         return None
     return owner if lock._lock._is_owned() else None
