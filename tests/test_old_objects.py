@@ -9,9 +9,10 @@ import copy
 import os
 import pickle
 import queue
+import sys
 import threading
 import time
-from functools import partial
+from functools import cached_property, partial
 
 import pytest
 
@@ -102,6 +103,31 @@ def test_greens_and_threads_exclude_one_another(arun, holder, place):
             assert log == ["in", "out"] * 21
 
     arun(main)
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="a cached property has no lock any more")
+def test_cached_property(arun):
+    calls = []
+
+    class Owner:
+        @cached_property
+        def value(self):
+            calls.append("begun")
+            time.sleep(0.01)
+            return "made"
+
+    lock = vars(Owner)["value"].lock
+    owner = Owner()
+
+    async def main():
+        with monkey.patched():
+            tasks = [to_greenlet(lambda: owner.value) for _ in range(3)]
+            tasks.append(asyncio.to_thread(lambda: owner.value))
+            assert await asyncio.wait_for(asyncio.gather(*tasks), 30) == ["made"] * 4
+
+    arun(main)
+    assert calls == ["begun"]
+    assert vars(Owner)["value"].lock is lock
 
 
 def test_there_and_back(holder):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sched
 import time
 from decimal import Decimal
 from fractions import Fraction
@@ -174,3 +175,25 @@ def test_in_a_coroutine_that_green_code_drives(arun, patched):
 
 def test_the_native_one_is_back_afterwards():
     assert time.sleep is _original.sleep
+
+
+def test_a_scheduler_waits_by_it(arun):
+    seen = []
+
+    def run():
+        scheduler = sched.scheduler()
+        scheduler.enter(0.05, 0, seen.append, ("run",))
+        scheduler.run()
+
+    async def main():
+        running = asyncio.ensure_future(to_greenlet(run))
+        await asyncio.sleep(0.01)
+        seen.append("beside")
+        await running
+
+    defaults = sched.scheduler.__init__.__defaults__
+    assert _original.sleep in defaults
+    with monkey.patched("time"):
+        arun(main)
+    assert seen == ["beside", "run"]
+    assert sched.scheduler.__init__.__defaults__ == defaults

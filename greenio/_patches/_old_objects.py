@@ -5,8 +5,8 @@ the old one inside can take that place: in a slot of an object too. Both are the
 threads, so that it does not matter who has found which. What is held in another way (a container, a closure, a list) is
 left to `monkey.report()`.
 
-The standard library is left alone but for conditions and queues, and `concurrent.futures` altogether; nothing that is
-looked at here runs any code.
+The standard library is left alone but for conditions, queues and `cached_property`, which has a lock up to CPython
+3.11, and `concurrent.futures` altogether; nothing that is looked at here runs any code.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from ._references import Slots, class_vars, classes, instance_vars, namespaces
 __all__ = ["Adoption", "Look"]
 
 _LEFT_ALONE = frozenset({*sys.stdlib_module_names, "eventlet", "gevent", "greenio", "greenlet", "uvloop"})
-_OF_THE_LIBRARY = (threading.Condition, queue.Queue, *PARTS_OF_EXECUTORS)
+_OF_THE_LIBRARY = (threading.Condition, queue.Queue, cached_property, *PARTS_OF_EXECUTORS)
 """Classes whose instances are dealt with all the same: green code may park while it has their lock, or must not."""
 
 _BOUND: tuple[type, ...] = (types.BuiltinMethodType, type(_original.SimpleQueue().get))

@@ -1,7 +1,8 @@
-"""`time.sleep`."""
+"""`time.sleep`, and the default argument of `sched.scheduler`, which waits by that."""
 
 from __future__ import annotations
 
+import sys
 import time
 from operator import index
 from typing import Any
@@ -35,4 +36,17 @@ def sleep(seconds: float, /) -> None:
     return None
 
 
-GROUP = Group("time", patches(time, [sleep]))
+def _exchange_in_sched(old: Any, new: Any) -> None:
+    if (scheduler := getattr(sys.modules.get("sched"), "scheduler", None)) is not None:
+        init = scheduler.__init__
+        init.__defaults__ = tuple(new if value is old else value for value in init.__defaults__)
+
+
+_PATCHES = patches(time, [sleep])
+
+GROUP = Group(
+    "time",
+    _PATCHES,
+    do=lambda look: _exchange_in_sched(_original.sleep, _PATCHES[0].green),
+    undo=lambda: _exchange_in_sched(_PATCHES[0].green, _original.sleep),
+)
