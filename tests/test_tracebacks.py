@@ -11,7 +11,19 @@ import greenlet
 import pytest
 
 from conftest import finish, new_loop
-from greenio import async_to_sync, await_, offload, run, spawn, sync_to_async, timeout, to_greenlet
+from greenio import (
+    async_to_sync,
+    autosync,
+    await_,
+    enter,
+    iterate,
+    offload,
+    run,
+    spawn,
+    sync_to_async,
+    timeout,
+    to_greenlet,
+)
 from waiting import parked
 
 pytestmark = pytest.mark.green_tasks
@@ -67,6 +79,74 @@ def test_the_users_frames_only(arun, patched, fn, expected):
         users, own = frames(caught.value)
         assert users == ["main", *expected]
         assert own == []
+
+    arun(main)
+
+
+class Failing:
+    """What fails in each of the ways in which an asynchronous object is used."""
+
+    async def method(self):
+        await fail_async()
+
+    def function(self):
+        fail()
+
+    def __getitem__(self, key):
+        fail()
+
+    @property
+    def attribute(self):
+        fail()
+
+    async def __aenter__(self):
+        await fail_async()
+
+    async def __aexit__(self, *error):
+        pass
+
+    def __aiter__(self):
+        return self
+
+    async def __anext__(self):
+        await fail_async()
+
+
+class Leaving(Failing):
+    async def __aenter__(self):
+        pass
+
+    async def __aexit__(self, *error):
+        await fail_async()
+
+
+async def generate():
+    await fail_async()
+    yield
+
+
+FACES = {
+    "method": (lambda: autosync(Failing()).method(), ["method", "fail_async"]),
+    "function": (lambda: autosync(Failing()).function(), ["function"]),
+    "item": (lambda: autosync(Failing())[0], ["__getitem__"]),
+    "attribute": (lambda: autosync(Failing()).attribute, ["attribute"]),
+    "iterator": (lambda: list(autosync(Failing())), ["__anext__", "fail_async"]),
+    "next": (lambda: next(autosync(Failing())), ["__anext__", "fail_async"]),
+    "iterate": (lambda: list(iterate(generate())), ["generate", "fail_async"]),
+    "proxy entered": (lambda: autosync(Failing()).__enter__(), ["__aenter__", "fail_async"]),
+    "proxy left": (lambda: autosync(Leaving()).__exit__(None, None, None), ["__aexit__", "fail_async"]),
+    "entered": (lambda: enter(Failing()).__enter__(), ["__aenter__", "fail_async"]),
+    "left": (lambda: enter(Leaving()).__exit__(None, None, None), ["__aexit__", "fail_async"]),
+}
+
+
+@pytest.mark.parametrize("way", FACES)
+def test_the_users_frames_only_through_a_face(arun, way):
+    async def main():
+        use, expected = FACES[way]
+        with pytest.raises(KeyError) as caught:
+            await to_greenlet(use)
+        assert frames(caught.value) == (["main", "<lambda>", *expected, "fail"], [])
 
     arun(main)
 

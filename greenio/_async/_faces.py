@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import sys
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator, Iterator
@@ -11,11 +12,27 @@ from types import ModuleType, TracebackType
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
-from .._core import await_, in_greenlet
+from .._core import await_, in_greenlet, trim
 
 __all__ = ["autosync", "enter", "iterate"]
 
 T = TypeVar("T")
+
+_PACKAGE = __name__.rpartition(".")[0]
+
+
+def _unseen(method: Callable[..., T]) -> Callable[..., T]:
+    """Leave a method out of the tracebacks of what it calls, and whatever else of greenio is on the way."""
+
+    @functools.wraps(method)
+    def call(*args: Any, **kwargs: Any) -> T:
+        try:
+            return method(*args, **kwargs)
+        except BaseException as error:
+            trim(error, _PACKAGE)
+            raise
+
+    return call
 
 
 class _Iteration(Iterator[T]):
@@ -26,12 +43,14 @@ class _Iteration(Iterator[T]):
     def __init__(self, iterator: AsyncIterator[T]) -> None:
         self._iterator = iterator
 
+    @_unseen
     def __next__(self) -> T:
         found = await_(_next(self._iterator))
         if found is _END:
             raise StopIteration
         return found  # type: ignore[no-any-return]
 
+    @_unseen
     def close(self) -> None:
         """End an asynchronous generator, as its `aclose` does. May park."""
         close = getattr(self._iterator, "aclose", None)
@@ -83,9 +102,11 @@ class _Entered(AbstractContextManager[T]):
     def __init__(self, manager: AbstractAsyncContextManager[T, bool | None]) -> None:
         self._manager = manager
 
+    @_unseen
     def __enter__(self) -> T:
         return await_(_call(type(self._manager).__aenter__, self._manager))  # type: ignore[no-any-return]
 
+    @_unseen
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
@@ -162,14 +183,17 @@ class _Proxy(metaclass=_ProxyType):
         _set(self, _TARGET, target)
         _set(self, "_greenio_due", due)
 
+    @_unseen
     def __getattribute__(self, name: str) -> Any:
         if name == "__class__":
             return _get(self, _TARGET).__class__
         return _face(getattr(_target(self), name))
 
+    @_unseen
     def __setattr__(self, name: str, value: Any) -> None:
         setattr(_target(self), name, _bare(value))
 
+    @_unseen
     def __delattr__(self, name: str) -> None:
         delattr(_target(self), name)
 
@@ -180,22 +204,36 @@ class _Proxy(metaclass=_ProxyType):
         return f"autosync({_get(self, _TARGET)!r})"
 
 
+@_unseen
 def _enter(self: Any) -> Any:
     target = _get(self, _TARGET)
     entered = await_(_call(type(target).__aenter__, target))
     return self if entered is target else _result(entered)
 
 
+@_unseen
 def _exit(self: Any, *error: Any) -> Any:
     target = _get(self, _TARGET)
     return await_(_call(type(target).__aexit__, target, *error))
 
 
+class _ResultIteration(_Iteration[Any]):
+    """What `for` iterates over, as a proxy's."""
+
+    __slots__ = ()
+
+    @_unseen
+    def __next__(self) -> Any:
+        return _result(super().__next__())
+
+
+@_unseen
 def _iter(self: Any) -> Any:
     target = _get(self, _TARGET)
-    return (_result(item) for item in _Iteration(type(target).__aiter__(target)))
+    return _ResultIteration(type(target).__aiter__(target))
 
 
+@_unseen
 def _step(self: Any) -> Any:
     found = await_(_next(_get(self, _TARGET)))
     if found is _END:
@@ -230,6 +268,7 @@ away must not end what it stands for."""
 def _passed_on(name: str) -> Callable[..., Any]:
     """Make a special method that calls the target's."""
 
+    @_unseen
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         target = _target(self)
         return _result(getattr(type(target), name)(target, *map(_bare, args), **kwargs))
@@ -313,6 +352,7 @@ class _Function:
     def __init__(self, function: Callable[..., Any]) -> None:
         self.__wrapped__ = function
 
+    @_unseen
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         bare = {name: _bare(value) for name, value in kwargs.items()}
         bare_args = tuple(map(_bare, args))

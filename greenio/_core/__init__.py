@@ -53,6 +53,7 @@ from ._readiness import (
 )
 from ._tasks import eager_task_factory, task_factory
 from ._timeouts import Timeout, timeout, timeout_at
+from ._tracebacks import trim
 
 __all__ = [
     "READY",
@@ -110,6 +111,7 @@ __all__ = [
     "timeout",
     "timeout_at",
     "to_greenlet",
+    "trim",
     "wait_readable",
     "wait_writable",
     "writer",

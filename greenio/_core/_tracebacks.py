@@ -7,13 +7,17 @@ import sys
 __all__ = ["trim"]
 
 
-def trim(error: BaseException) -> None:
+def trim(error: BaseException, *others: str) -> None:
     """Take the frames of this package off the top of a traceback; for an `except` block, before its bare `raise`.
 
     A bare `raise` adds no entry for its own frame, so what remains is the user's.
+
+    Args:
+        error: The exception.
+        *others: Packages whose frames are taken off as well.
     """
     entry = error.__traceback__
-    while entry is not None and entry.tb_frame.f_globals.get("__package__") == __package__:
+    while entry is not None and entry.tb_frame.f_globals.get("__package__") in (__package__, *others):
         entry = entry.tb_next
     error.__traceback__ = entry
     if sys.version_info < (3, 11):
