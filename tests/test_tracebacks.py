@@ -125,6 +125,11 @@ async def generate():
     yield
 
 
+def through(manager):
+    with manager:
+        pass
+
+
 FACES = {
     "method": (lambda: autosync(Failing()).method(), ["method", "fail_async"]),
     "function": (lambda: autosync(Failing()).function(), ["function"]),
@@ -133,10 +138,10 @@ FACES = {
     "iterator": (lambda: list(autosync(Failing())), ["__anext__", "fail_async"]),
     "next": (lambda: next(autosync(Failing())), ["__anext__", "fail_async"]),
     "iterate": (lambda: list(iterate(generate())), ["generate", "fail_async"]),
-    "proxy entered": (lambda: autosync(Failing()).__enter__(), ["__aenter__", "fail_async"]),
-    "proxy left": (lambda: autosync(Leaving()).__exit__(None, None, None), ["__aexit__", "fail_async"]),
-    "entered": (lambda: enter(Failing()).__enter__(), ["__aenter__", "fail_async"]),
-    "left": (lambda: enter(Leaving()).__exit__(None, None, None), ["__aexit__", "fail_async"]),
+    "proxy entered": (lambda: through(autosync(Failing())), ["through", "__aenter__", "fail_async"]),
+    "proxy left": (lambda: through(autosync(Leaving())), ["through", "__aexit__", "fail_async"]),
+    "entered": (lambda: through(enter(Failing())), ["through", "__aenter__", "fail_async"]),
+    "left": (lambda: through(enter(Leaving())), ["through", "__aexit__", "fail_async"]),
 }
 
 
