@@ -69,6 +69,7 @@ KNOWN: tuple[Known, ...] = (
         "G",
         "While the greenlet is parked its handler runs in the loop, where get_ident() tells the thread's number.",
         mend="Handlers that run with the identity of the greenlet that has set them, whatever they interrupt.",
+        sometimes=True,  # when the signal comes while it runs
     ),
     *(
         Known(
