@@ -467,3 +467,29 @@ def test_a_forked_child_is_interrupted_natively(arun, patched):
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
     assert arun(lambda: to_greenlet(body)) == 3
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there are no timers here")
+def test_a_handler_that_blocks_between_two_calls_of_a_greenlet(arun, patched):
+    """A signal may come when a greenlet is taken from the pool or goes back, and has no call to park in."""
+    seen = []
+
+    def handler(*_):
+        try:
+            time.sleep(0)
+            seen.append(None)
+        except Exception as error:
+            seen.append(error)
+
+    async def main():
+        before = signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_REAL, 0.0002, 0.0002)
+        try:
+            while len(seen) < 2000 and not any(seen):
+                await asyncio.gather(*(to_greenlet(time.sleep, 0) for _ in range(1200)))
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        assert not any(seen)
+
+    arun(main)

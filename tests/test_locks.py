@@ -19,11 +19,12 @@ import warnings
 import weakref
 
 import pytest
+from greenlet import greenlet
 
 from conftest import KINDS, finish, new_loop
-from greenio import await_, monkey, spawn, timeout, to_greenlet
-from greenio._sync import PassableRLock
-from waiting import turns, until_parked
+from greenio import _original, await_, monkey, spawn, timeout, to_greenlet
+from greenio._sync import PassableRLock, RLock
+from waiting import parked, turns, until_parked
 
 pytestmark = pytest.mark.usefixtures("patched")
 
@@ -1406,5 +1407,196 @@ class TestInterrupted:
             await asyncio.wait_for(asyncio.gather(*(to_greenlet(work, n) for n in range(3))), 10)
             assert seen == [1, 1, 1]
             assert not lock.locked()
+
+        arun(main)
+
+    @pytest.mark.parametrize("kind", ["Lock", "RLock"])
+    def test_takes_it_beside_the_native_release(self, arun, patched, kind):
+        """Whoever waits has not been invited by then."""
+        lock, order = getattr(threading, kind)(), []
+
+        def take(name):
+            with lock:
+                order.append(name)
+
+        def release():
+            lock.acquire()
+            time.sleep(0.01)
+            Interrupted(lock, "release", after=lambda: take("inner"))
+            lock.release()
+
+        async def main():
+            releasing = spawn(release)
+            await turns()
+            await asyncio.wait_for(asyncio.gather(releasing, to_greenlet(take, "first")), 10)
+            assert sorted(order) == ["first", "inner"]
+
+        arun(main)
+
+    @pytest.mark.parametrize("kind", ["Lock", "RLock", "SimpleQueue"])
+    def test_waits_in_the_midst_of_a_wait(self, arun, patched, monkeypatch, kind):
+        shared = queue.SimpleQueue() if kind == "SimpleQueue" else getattr(threading, kind)()
+        order = []
+
+        def take(name):
+            if kind == "SimpleQueue":
+                shared.get()
+            else:
+                shared.acquire()
+                shared.release()
+            order.append(name)
+
+        attempt = type(shared)._attempt_in_turn
+        names = ["inner", "innermost"]
+
+        def interrupted(self, waiter):
+            found = attempt(self, waiter)
+            if self is shared and names:
+                take(names.pop(0))
+            return found
+
+        def give():
+            if kind == "SimpleQueue":
+                for item in range(4):
+                    shared.put(item)
+            else:
+                shared.release()
+
+        def hold():
+            if kind != "SimpleQueue":
+                shared.acquire()
+            holding.set()
+            time.sleep(0.02)
+            give()
+
+        async def main():
+            held = asyncio.ensure_future(asyncio.to_thread(hold))
+            await asyncio.to_thread(holding.wait)
+            monkeypatch.setattr(type(shared), "_attempt_in_turn", interrupted)
+            await asyncio.wait_for(asyncio.gather(to_greenlet(take, "outer"), to_greenlet(take, "next"), held), 10)
+            assert order.index("innermost") < order.index("inner") < order.index("outer")
+            assert sorted(order) == ["inner", "innermost", "next", "outer"]
+
+        holding = threading.Event()
+        arun(main)
+
+    def test_a_library_greenlet_takes_it_beside_the_native_acquire(self, arun, patched):
+        lock = threading.RLock()
+
+        def take():
+            assert lock.acquire(timeout=5)
+            lock.release()
+            return "had it"
+
+        seen = []
+
+        def work():
+            Interrupted(lock, "acquire", after=lambda: seen.append(greenlet(take).switch()))
+            with lock:
+                return lock._is_owned()
+
+        async def main():
+            assert await to_greenlet(work)
+            assert seen == ["had it"]
+            assert not lock.locked()
+
+        arun(main)
+
+
+class Offered(RLock):
+    """A lock that calls back in the thread that is about to accept it, and when that has."""
+
+    __slots__ = ("accepted", "accepting")
+
+    def _receive(self, offer, means):
+        accepting, self.accepting = self.accepting, None
+        if accepting is None:
+            return super()._receive(offer, means)
+        accepting()
+        try:
+            return super()._receive(offer, means)
+        finally:
+            self.accepted.release()
+
+
+class TestOffers:
+    """A lock is offered to a green of another thread, and somebody takes it once more meanwhile."""
+
+    @pytest.fixture
+    def lock(self, patched):
+        lock = Offered()
+        lock.accepting, lock.accepted = None, _original.allocate_lock()
+        lock.accepted.acquire()
+        return lock
+
+    def offer(self, lock, accepting):
+        """Let go of a lock that a green of another loop has missed once."""
+
+        def take():
+            with lock:
+                return "had it"
+
+        def other():
+            loop = new_loop("asyncio")
+            try:
+                return loop.run_until_complete(asyncio.wait_for(to_greenlet(take), 10))
+            finally:
+                finish(loop)
+
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            with lock:
+                found = pool.submit(other)
+                while not lock._waiters or parked() == 0:
+                    time.sleep(0.001)
+                lock._waiters[0].missed = lock._is_missed = True
+                lock.accepting = accepting
+            return found.result(20)
+
+    @pytest.mark.parametrize("where", ["green", "native"])
+    def test_a_finalizer_of_who_accepts(self, arun, lock, where):
+        taken = []
+
+        def finalize():
+            with lock:
+                taken.append("had it")
+
+        async def main():
+            if where == "green":
+                assert await to_greenlet(self.offer, lock, finalize) == "had it"
+            else:
+                assert await asyncio.to_thread(self.offer, lock, finalize) == "had it"
+            assert taken == ["had it"]
+            assert repr(lock).startswith("<unlocked")
+
+        arun(main)
+
+    @pytest.mark.parametrize("where", ["green", "native"])
+    def test_a_handler_of_who_offers(self, arun, lock, where):
+        inside = []
+        entered = _original.allocate_lock()
+        entered.acquire()
+
+        def handler(*_):
+            with lock:
+                entered.release()
+                inside.append(lock.accepted.acquire(timeout=10) and lock._is_owned())
+
+        def interrupt():
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+            assert entered.acquire(timeout=10)
+
+        async def main():
+            before = signal.signal(signal.SIGUSR1, handler)
+            try:
+                if where == "green":
+                    assert await to_greenlet(self.offer, lock, interrupt) == "had it"
+                else:
+                    assert self.offer(lock, interrupt) == "had it"
+            finally:
+                signal.signal(signal.SIGUSR1, before)
+            assert inside == [True]
+            assert repr(lock).startswith("<unlocked")
+            assert lock.acquire(False)
+            lock.release()
 
         arun(main)

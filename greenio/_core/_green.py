@@ -211,6 +211,7 @@ class Green(greenlet):
         "timer",
         "timer_when",
         "visible",
+        "waiter",
         "waiting",
         "what",
     )
@@ -233,6 +234,7 @@ class Green(greenlet):
     timer: Any
     timer_when: float
     visible: bool
+    waiter: Any
     waiting: bool
     what: object
 
@@ -314,7 +316,7 @@ def new_green(run: Callable[..., object], thread: ThreadState) -> Green:
     green.thread = thread
     green.awaited = green.call = green.cancellation = green.deadline = green.error = green.identity = None
     green.host = green.outcome = green.task = green.timer = green.what = None  # type: ignore[assignment]  # at rest
-    green.leaf = green.ticket = None  # type: ignore[assignment]  # at rest
+    green.leaf = green.ticket = green.waiter = None  # type: ignore[assignment]  # at rest
     green.timer_when = 0.0
     green.cancels = green.operations = green.parks = 0
     green.visible = green.waiting = False

@@ -14,7 +14,7 @@ from types import BuiltinFunctionType, FrameType
 from typing import Any
 
 from .. import _original
-from .._core import frame_of_parked, get_running_loop, hand_to_parked
+from .._core import Green, as_native, frame_of_parked, get_running_loop, getcurrent, hand_to_parked
 from ._socket_state import green_caller
 from ._table import like, patches
 
@@ -31,6 +31,10 @@ class _Handler:
         self.is_green = is_green
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
+        current: Any = getcurrent()
+        if current.__class__ is Green and (current.host is None or current.call is not None and current.call.ended):
+            as_native(current, self, signum, frame)  # between two calls it cannot park
+            return
         waits = _loop_waits(frame)
         try:
             self.__wrapped__(signum, (frame_of_parked() or frame) if waits and self.is_green else frame)

@@ -136,8 +136,11 @@ class Lock(_LockBase):
             if self._waiters:
                 self._invite()
 
-    def _receive(self) -> None:
-        pass  # nobody owns it
+    def _receive(self, offer: Any, means: Any) -> bool:
+        if offer.declined:
+            return False
+        offer.accepted = True  # without a call in between, at which a finalizer might decline
+        return True
 
     def locked(self) -> bool:
         """Tell whether the lock is held. Never parks."""
@@ -153,7 +156,7 @@ class Lock(_LockBase):
             return True
         return self._take(True, -1)
 
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+    def __exit__(self, kind: Any = None, error: Any = None, trace: Any = None) -> None:
         if self._is_missed and self._lock.locked():
             self._pass_on()
             return
@@ -271,7 +274,7 @@ class RLock(_LockBase):
             return True
         if me.__class__ is not Green:
             return (green is None and self._lock.acquire(False)) or self._take(blocking, timeout)
-        if green is None and self._is_interrupted() and self._lock.acquire(False):
+        if green is None and self._is_interrupted(me) and self._lock.acquire(False):
             self._green = me
             return True
         waits = bool(blocking) and timeout != 0
@@ -279,16 +282,24 @@ class RLock(_LockBase):
             return True
         return waits and self._wait(me, None if timeout == -1 else timeout) is True
 
-    def _is_interrupted(self) -> bool:
-        """Tell whether the caller came in the midst of taking this lock, or of letting it go."""
-        frame: FrameType | None = sys._getframe(1) if self._lock._is_owned() else None
-        while frame is not None:
-            if frame.f_code in _BOTH_LOCKS:
-                names = frame.f_locals
-                if names["self"] is self and names.get("lock") is not None:
-                    return True
-            frame = frame.f_back
-        return False
+    def _is_interrupted(self, green: Green) -> bool:
+        """Tell whether a green came in the midst of taking this lock, or of letting it go, or a greenlet within it."""
+        if not self._lock._is_owned():
+            return False
+        current: Any = getcurrent()
+        frame: FrameType | None = sys._getframe(1)
+        while True:
+            while frame is not None:
+                if frame.f_code in _BOTH_LOCKS:
+                    names = frame.f_locals
+                    if names["self"] is self and names.get("lock") is not None:
+                        return True
+                frame = frame.f_back
+            if current is green:
+                return False
+            parent = current.parent
+            current = green if parent is None else parent
+            frame = current.gr_frame
 
     def _take(self, blocking: bool, timeout: float) -> bool:
         """Acquire the native lock, as native code does."""
@@ -359,7 +370,7 @@ class RLock(_LockBase):
         else:
             self._release_slowly()
 
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+    def __exit__(self, kind: Any = None, error: Any = None, trace: Any = None) -> None:
         green = self._green
         if green is None and not self._is_missed and getcurrent().parent is None:
             try:
@@ -417,29 +428,40 @@ class RLock(_LockBase):
                 self._invite()
 
     def _is_held_once(self) -> bool:
-        # A signal handler may have taken it again, in the thread that offers it.
-        return not self._more if self._green is not None else self._native_hold()[1] == 1
+        # The native one is held twice too if the caller is a handler that came between that and `_green`.
+        return not self._more and self._native_hold()[1] == 1
 
-    def _receive(self) -> None:
+    def _prepare(self) -> Any:
         # The native lock inside cannot be handed from thread to thread, and whoever waits for it would be quicker than
         # a green that takes it when it is let go. So another takes its place, which this thread has already.
-        replaced, lock = self._lock, _original.RLock()
+        lock = _original.RLock()
         lock.acquire()
-        self._green = identity()
-        self._lock = lock
+        return identity(), lock
+
+    def _receive(self, offer: Any, means: Any) -> bool:
+        green, replaced = self._green, self._lock
+        if offer.declined or self._more:
+            return False
+        offer.accepted = True  # without a call in between, at which a finalizer might decline
+        self._green, self._lock = means
+        if _owner_and_count(replaced)[1] > 1:  # a signal handler has taken it again, in the thread that offers it
+            offer.accepted = False
+            self._lock, self._green = replaced, green
+            means[1].release()
+            return False
         replaced._release_save()  # whichever thread has it
+        return True
 
     def _native_hold(self) -> tuple[int, int]:
         """Tell what only its repr tells of a native lock: the thread that has it, and how often."""
-        shown = _OWNER_AND_COUNT.search(repr(self._lock))
-        return (int(shown[1]), int(shown[2])) if shown is not None else (0, 0)
+        return _owner_and_count(self._lock)
 
     def locked(self) -> bool:
         """Tell whether anybody holds the lock. Never parks."""
         return self._native_hold()[1] > 0
 
     def _available(self) -> bool:
-        return not self.locked()
+        return self._green is None and not self.locked()
 
     def _is_owned(self) -> bool:
         green = self._green
@@ -494,6 +516,12 @@ class RLock(_LockBase):
 
 
 _OWNER_AND_COUNT = re.compile(r" owner=(\d+) count=(\d+) ")
+
+
+def _owner_and_count(native: Any) -> tuple[int, int]:
+    shown = _OWNER_AND_COUNT.search(repr(native))
+    return (int(shown[1]), int(shown[2])) if shown is not None else (0, 0)
+
 
 _BOTH_LOCKS = tuple(
     method.__code__ for method in (RLock.acquire, RLock._attempt_for, RLock.release, RLock.__exit__, RLock._let_go)

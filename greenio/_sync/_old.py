@@ -215,7 +215,7 @@ class PassableRLock(_WatchedLock, RLock):
         if self._waiters:
             self._invite()
 
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+    def __exit__(self, kind: Any = None, error: Any = None, trace: Any = None) -> None:
         self.release()
 
     def _is_held_by_green(self) -> bool:

@@ -21,7 +21,10 @@ green that gives and takes in a loop without a pause cannot starve the rest. Onl
 are passed over; they are invited all the same, and have their turn when it runs.
 
 Lists are changed by single operations of `list`, each of which is atomic, so that `release()` may come from any thread,
-from a signal handler, or from `__del__` in the midst of another operation on the same object.
+from a signal handler, or from `__del__` in the midst of another operation on the same object. So may a call that waits,
+in the midst of another call of the same green: the outer one cannot go on before the inner one has ended. If it waits,
+it is passed over meanwhile, and has nothing offered. If it gives, those who wait may not have been invited yet; so who
+begins to wait although there is something to take invites them once more.
 """
 
 from __future__ import annotations
@@ -43,20 +46,26 @@ _PATIENCE = 0.01
 class _Offer:
     """A lock that its holder keeps until another thread has accepted it."""
 
-    __slots__ = ("_answer", "_open", "declined")
+    __slots__ = ("_answer", "_open", "accepted", "declined")
 
     def __init__(self) -> None:
-        self.declined = False
+        self.accepted = self.declined = False
         self._open = [True]
         self._answer = _original.allocate_lock()
         self._answer.acquire()
 
     def close(self) -> bool:
-        """Accept the offer, or withdraw it; False if the other side was quicker."""
+        """Begin to accept the offer, or withdraw it; False if the other side was quicker."""
         try:
             return self._open.pop()
         except IndexError:
             return False
+
+    def decline(self) -> None:
+        """Refuse it, if it is not accepted yet, although its waiter may be about to accept."""
+        if not self.accepted:
+            self.declined = True
+            self.answer()
 
     def answer(self) -> None:
         """Have the holder go on."""
@@ -67,19 +76,47 @@ class _Offer:
 
     def wait(self, timeout: float = -1) -> bool:
         """Block until there is an answer; False if there is none within so many seconds."""
-        return self._answer.acquire(True, timeout)
+        answered = self._answer.acquire(True, timeout)
+        if answered:
+            self.answer()  # for whoever asks again
+        return answered
+
+    def outcome(self) -> bool:
+        """Block until there is an answer, which comes at once if the offer was closed, and tell whether it is yes."""
+        self.wait()
+        return self.accepted
 
 
 class _Waiter:
     """A green in the list of one shared object."""
 
-    __slots__ = ("green", "invited", "missed", "offer")
+    __slots__ = ("covered", "green", "invited", "list", "missed", "offer", "outer")
 
-    def __init__(self, green: Green) -> None:
+    def __init__(self, green: Green, waiters: list[_Waiter]) -> None:
         self.green: Green | None = green
+        self.list = waiters
+        self.outer: _Waiter | None = green.waiter
+        self.covered = False
         self.invited = False
         self.missed = False
         self.offer: _Offer | None = None
+
+    def cover(self) -> list[_Waiter]:
+        """Note with the calls of the same green that this one has interrupted, if any, that they cannot go on."""
+        covered = []
+        other = self.outer
+        while other is not None:
+            if other.list is self.list and not other.covered:
+                covered.append(other)
+                other.covered = True
+                if other.offer is not None:
+                    other.offer.decline()
+            other = other.outer
+        return covered
+
+    def uncover(self) -> None:
+        """Note that this call goes on. What would have woken it may have woken the other."""
+        self.covered = self.invited = False
 
     def is_of_this_thread(self) -> bool:
         """Tell whether the green's loop is in the caller's thread."""
@@ -125,9 +162,9 @@ class _Waiter:
         return green is not None and green.__class__ is not Green
 
     def is_heard(self) -> bool:
-        """Tell whether an invitation is followed soon: a loop that nobody runs at the time must not hold up others."""
+        """Tell whether an invitation is followed soon: who cannot come must not hold up others."""
         green = self.green
-        return green is None or green.host.loop.is_running()
+        return green is None or (not self.covered and green.host.loop.is_running())
 
     def _wake(self) -> None:
         green = self.green
@@ -154,10 +191,10 @@ class Shared:
     def _note_miss(self) -> None:
         """Note that somebody came too late."""
 
-    def _invite(self) -> None:
+    def _invite(self, again: bool = False) -> None:
         """Invite the first green that waits, unless it is invited already. From any thread."""
         for waiter in tuple(self._waiters):
-            if not waiter.invited and not waiter.invite():
+            if (again or not waiter.invited) and not waiter.invite():
                 _remove(self._waiters, waiter)
             elif waiter.is_heard():
                 return
@@ -173,14 +210,20 @@ class Shared:
         """
         deadline = None if timeout is None else green.host.clock() + timeout
         waiters = self._waiters
-        waiter = _Waiter(green)
-        waiters.append(waiter)
+        waiter = _Waiter(green, waiters)
+        covered: list[_Waiter] = []
+        begun = green.parks
         try:
+            green.waiter = waiter
+            covered = waiter.cover()
+            waiters.append(waiter)
             while True:
                 mark = green.parks
                 found = self._attempt_in_turn(waiter)
                 if found is not NOTHING:
                     return found
+                if mark == begun and self._available():
+                    self._invite(again=True)
                 if waiter.missed:
                     self._note_miss()
                 green.what = self
@@ -191,8 +234,11 @@ class Shared:
         finally:
             waiter.leave()
             _remove(waiters, waiter)
+            for other in covered:
+                other.uncover()
             if waiters and self._available():
                 self._invite()
+            green.waiter = waiter.outer
 
     def _attempt_in_turn(self, waiter: _Waiter) -> Any:
         if self._accept(waiter):
@@ -214,37 +260,28 @@ class Shared:
 
     def _offer(self, waiter: _Waiter) -> bool:
         """Offer the lock that the caller has; False if it still has it."""
-        if not waiter.missed or waiter.invited or waiter.is_of_this_thread():
+        if not waiter.missed or waiter.invited or waiter.is_of_this_thread() or not self._is_held_once():
             return False
         offer = waiter.offer = _Offer()
-        answered = False
         try:
-            answered = waiter.invite() and offer.wait(_PATIENCE)
+            if waiter.invite():
+                offer.wait(_PATIENCE)
         except BaseException:  # a signal handler's
-            if offer.close():
+            if offer.close() or not offer.outcome():
                 self._let_go()
             raise
-        if offer.close():
-            return False
-        if not answered:
-            offer.wait()  # it is accepting at this moment
-        return not offer.declined
+        return not offer.close() and offer.outcome()
 
     def _accept(self, waiter: _Waiter) -> bool:
         """Take the lock that is offered to a waiter, if one is."""
         offer = waiter.offer
         if offer is None:
             return False
-        waiter.offer = None
         try:
-            if not offer.close():
-                return False
-            if not self._is_held_once():
-                offer.declined = True
-                return False
-            self._receive()
-            return True
+            means = self._prepare()  # before the other thread waits for nothing but this one's answer
+            return offer.close() and self._receive(offer, means)
         finally:
+            waiter.offer = None
             offer.answer()
 
     def _let_go(self) -> None:
@@ -255,8 +292,12 @@ class Shared:
         """Tell whether a lock that is offered is all its holder's to give away."""
         return True
 
-    def _receive(self) -> None:
-        """Take over the lock, which has not been released."""
+    def _prepare(self) -> Any:
+        """Make what it takes to receive the lock."""
+        return None
+
+    def _receive(self, offer: _Offer, means: Any) -> bool:
+        """Take over the lock, which has not been released, unless the offer has been declined after all."""
         raise NotImplementedError
 
 
