@@ -274,7 +274,8 @@ def patch_time() -> None:
 def unpatch_all() -> None:
     """Put every native object back. Sockets that green code used block again as their timeouts say. Never parks.
 
-    Greenlets that are parked finish their wait. What other code set over a patched name since is left alone.
+    Greenlets that are parked finish their wait. A condition that one of them waits for, say in a queue, keeps a `wait`
+    that parks until the next patch. What other code set over a patched name since is left alone.
     """
     with patching_lock:
         set_policy(None)

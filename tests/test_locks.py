@@ -1107,6 +1107,97 @@ def test_made_before_and_after():
         assert isinstance(threading.Lock(), type(lock))
 
 
+def by_get(seconds):
+    shared = queue.Queue()
+    return lambda: shared.get(timeout=seconds), lambda: shared.put(1)
+
+
+def by_put(seconds):
+    shared = queue.Queue(1)
+    shared.put(0)
+    return lambda: shared.put(1, timeout=seconds), shared.get_nowait
+
+
+def by_acquire(seconds):
+    semaphore = threading.Semaphore(0)
+    return lambda: semaphore.acquire(timeout=seconds), semaphore.release
+
+
+def by_wait_for(seconds):
+    condition, permits = threading.Condition(), []
+
+    def take():
+        with condition:
+            assert condition.wait_for(lambda: permits and permits.pop(), seconds)
+
+    def give():
+        with condition:
+            permits.append("one")
+            condition.notify_all()
+
+    return take, give
+
+
+def by_futures(seconds):
+    awaited = [concurrent.futures.Future() for _ in range(2)]
+
+    def take():
+        assert not concurrent.futures.wait(awaited, seconds).not_done
+
+    return take, lambda: next(future for future in awaited if not future.done()).set_result(None)
+
+
+@pytest.mark.parametrize("seconds", [None, 30])
+@pytest.mark.parametrize("make_both", [by_get, by_put, by_acquire, by_wait_for, by_futures])
+def test_unpatched_while_greens_wait(arun, make_both, seconds):
+    """One call may wait several times: none of its waits may hold the loop."""
+
+    async def main():
+        take, give = make_both(seconds)
+        waiting = [spawn(take) for _ in range(2)]
+        await until_parked(2)
+        monkey.unpatch_all()
+        assert not hasattr(threading.Condition.wait, "__wrapped__")
+        helped = []
+
+        def help_out():
+            helped.append("the loop was held")
+            give()
+            give()
+
+        helper = threading.Timer(5, help_out)
+        helper.start()
+        try:
+            for _ in range(2):
+                give()
+                await turns(20)
+            await asyncio.wait_for(asyncio.gather(*waiting), 20)
+        finally:
+            helper.cancel()
+            helper.join()
+        assert not helped
+
+    arun(main)
+
+
+def test_conditions_keep_their_wait_until_the_next_patch(arun):
+    async def main():
+        used, unused = queue.Queue(), queue.Queue()
+        waiting = spawn(used.get)
+        await until_parked()
+        monkey.unpatch_all()
+        used.put("one")
+        assert await asyncio.wait_for(waiting, 5) == "one"
+        assert "wait" in vars(used.not_empty)
+        assert "wait" not in vars(unused.not_empty)
+        for _ in range(2):
+            with monkey.patched():
+                assert "wait" not in vars(used.not_empty)
+            assert "wait" not in vars(used.not_empty)
+
+    arun(main)
+
+
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="the method is newer")
 def test_recursion_count():
     lock = threading.RLock()

@@ -12,17 +12,21 @@ import queue
 import sys
 import threading
 from asyncio import CancelledError
+from collections.abc import Iterator
+from types import MethodType
 from typing import Any
+from weakref import ref
 
 from .. import _original
-from .._core import current_green, getcurrent
-from .._sync import Lock, OldLock, OldSimpleQueue, PassableRLock, PlainLock, RLock, SimpleQueue, line_up
+from .._core import current_green, frames_of, getcurrent, greens
+from .._sync import Lock, OldLock, OldSimpleQueue, PassableRLock, PlainLock, RLock, SimpleQueue, line_up, take_in_turn
 from ._executors import WAIT, pin_executors, unpin_executors
 from ._green_threads import start_greenlet, starts_greenlet
 from ._identity import IDENTITY
 from ._imports import IMPORTS
 from ._logging import LOGGING, exchange_logging_locks, restore_logging_locks
 from ._old_objects import Adoption, Look
+from ._references import instance_vars
 from ._rows import ROWS
 from ._table import Group, Patch, like, patches
 from ._thread_state import end_of, runs_in_this_thread
@@ -83,6 +87,44 @@ def _restore(condition: Any, saved: Any) -> CancelledError | None:
             return late
         except CancelledError as error:
             late = late or error
+
+
+_outlasting: list[ref[Any]] = []
+"""Conditions that kept a `wait` that parks when the patch was taken back."""
+
+_HOMES = {id(names) for names in (vars(threading), vars(queue), take_in_turn.__globals__, globals())}
+"""The ids of the global names of code that waits for a condition, or that has greens stand in a row for one."""
+
+
+def _keep_waits() -> None:
+    """Leave greens a `wait` that parks, by the attributes of the conditions on which they wait.
+
+    One call, of `Queue.get` or `Condition.wait_for` say, may wait several times, and the native method would hold the
+    loop, which would never come to give what the green waits for.
+    """
+    for condition in _conditions_in_use():
+        names = instance_vars(condition)
+        if type(condition).wait is _wait and names is not None and "wait" not in names:
+            names["wait"] = MethodType(wait, condition)
+            _outlasting.append(ref(condition))
+
+
+def _conditions_in_use() -> Iterator[Any]:
+    """Find the conditions of all calls in which a green is parked now."""
+    for frame in (frame for green in greens() for frame in frames_of(green) if id(frame.f_globals) in _HOMES):
+        names = frame.f_locals
+        owner = names.get("shared", names.get("self"))  # of a row, or of a method
+        for found in (owner, *(instance_vars(owner) or {}).values()):
+            if issubclass(type(found), _original.Condition):
+                yield found
+
+
+def _drop_waits() -> None:
+    while _outlasting:
+        condition = _outlasting.pop()()
+        names = {} if condition is None else instance_vars(condition) or {}
+        if getattr(names.get("wait"), "__func__", None) is wait:
+            del names["wait"]
 
 
 @like(_start)
@@ -175,12 +217,14 @@ _adoption = Adoption(
 
 
 def _exchange_old_locks(look: Look) -> None:
+    _drop_waits()
     pin_executors()
     exchange_logging_locks()
     _adoption.do(look)
 
 
 def _restore_old_locks() -> None:
+    _keep_waits()
     _adoption.undo()
     restore_logging_locks()
     unpin_executors()
