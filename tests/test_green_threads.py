@@ -296,6 +296,34 @@ class TestRealOnes:
 
         arun(main)
 
+    def test_started_in_a_nested_loop(self, arun):
+        """It outlives the loop, and async code may join it, as long as it takes."""
+
+        async def main():
+            def body():
+                gate.wait(20)
+                seen.append(in_greenlet())
+
+            async def start():
+                made.append(threading.Thread(target=body))
+                made[0].start()
+
+            async def join():
+                made[0].join(20)
+                return made[0].is_alive()
+
+            def work():
+                asyncio.run(start())
+                assert made[0].is_alive()
+                gate.set()
+                return asyncio.run(join())
+
+            gate, made, seen = threading.Event(), [], []
+            assert await to_greenlet(work) is False
+            assert seen == [False]
+
+        arun(main)
+
     def test_of_executors(self, arun):
         async def main():
             def work():

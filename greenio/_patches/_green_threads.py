@@ -1,7 +1,8 @@
 """Threads that green code starts, as greenlets of its loop: an option, since a thread that is none surprises many.
 
 `asyncio.run` in such a thread works, as it does in any green; what blocks in C holds all of them. What asyncio, the
-executors and multiprocessing start stays a real thread, and so does what async code starts.
+executors and multiprocessing start stays a real thread, and so does what async code starts, in the loop of such an
+`asyncio.run` too.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from asyncio import CancelledError
 from contextvars import Context
 from types import FrameType
 
-from .._core import Green, GreenletExit, current_green, spawn
+from .._core import Green, GreenletExit, current_green, get_running_loop, spawn
 from .._sync import GreenIdentity
 from ._identity import is_of_the_thread
 from ._table import Group, Patch
@@ -28,7 +29,9 @@ class Switch:
 
 def starts_greenlet(green: Green, thread: threading.Thread, caller: FrameType) -> bool:
     """Tell whether a thread that is being started is to be a greenlet."""
-    return Switch.on and not green.visible and not thread._started.is_set() and not is_of_the_thread(caller)  # type: ignore[attr-defined]
+    if not Switch.on or green.visible or get_running_loop() is not None:  # a nested loop: its end would cancel it
+        return False
+    return not thread._started.is_set() and not is_of_the_thread(caller)  # type: ignore[attr-defined]
 
 
 def start_greenlet(green: Green, thread: threading.Thread) -> None:
