@@ -561,6 +561,42 @@ def test_unpatched_while_in_use(arun):
     arun(main)
 
 
+@pytest.mark.parametrize("ends", ["patched", "unpatched"])
+def test_values_in_an_early_one_outlast_a_patch(arun, ends):
+    """They are dropped at the end of the call, as ever: then too if the local has its own place by that time."""
+
+    class Value:
+        pass
+
+    async def main():
+        gate, kept = asyncio.Event(), []
+
+        def work():
+            early.mine = Value()
+            kept.append(weakref.ref(early.mine))
+            await_(gate.wait())
+            assert ends == "unpatched" or early.mine is kept[0]()
+
+        running = spawn(work)
+        await until_parked()
+        monkey.unpatch_all()
+        gc.collect()
+        assert type(early) is native_local
+        assert not hasattr(early, "mine")
+        if ends == "patched":
+            monkey.patch_all()
+            gc.collect()
+        assert kept[0]() is not None
+        gate.set()
+        await asyncio.wait_for(running, 20)
+        gc.collect()
+        assert kept[0]() is None
+        assert not hasattr(early, "mine")
+
+    arun(main)
+    monkey.unpatch_all()
+
+
 @pytest.mark.usefixtures("thawed")
 def test_report_of_what_is_out_of_reach():
     hidden = [native_local()]

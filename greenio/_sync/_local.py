@@ -5,7 +5,8 @@ by the native methods. The values of greens belong to the local: a dict by the i
 local, rings through it included, and each green drops its own when its call ends.
 
 A subclass of the native class that is older than the patch is given the same methods; its greens' values stand in a
-table beside it, and a ring through them lasts until the call ends.
+table beside it, and a ring through them lasts until the call ends. So do those in an instance of the native class
+itself, around which each patch puts another local: they outlast that.
 
 In a forked child, the code that forked is the thread, and sees the values of the green that it was.
 
@@ -193,6 +194,7 @@ class OldLocal(local):
     def __new__(cls, old: Any, /) -> Any:
         self = super().__new__(cls)
         _set_old(self, old)
+        _set_tables(self, _tables(old))
         return self
 
     def __getattribute__(self, name: str) -> Any:
@@ -225,7 +227,7 @@ for _class in (local, OldLocal):
     _class.__module__, _class.__name__, _class.__qualname__ = _Native.__module__, _Native.__name__, _Native.__qualname__
 
 _beside: dict[int, tuple[weakref.ref[Any], _Tables]] = {}
-"""The values of greens in instances of subclasses that are older than the patch, by the id of the instance."""
+"""The values of greens in instances that are older than the patch, by the id of the instance."""
 
 
 def _tables(owner: Any) -> _Tables:
@@ -283,7 +285,7 @@ def _make_elsewhere(cls: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
 def _begin(self: Any, identity: GreenIdentity) -> dict[str, Any]:
     """Begin with no values, as a thread does that has not used this local yet, but for what `__init__` sets."""
     values = _tables(self)[identity] = {}
-    identity.note(self)
+    identity.note(_old(self) if type(self) is OldLocal else self)
     init = type(self).__init__
     if init is not object.__init__:
         args, kwargs = _arguments(self)
