@@ -275,6 +275,48 @@ def test_condition_that_is_waited_for_when_it_is_unpatched(arun, holder):
     arun(main)
 
 
+@pytest.mark.parametrize("cycles", [0, 1, 3])
+def test_what_is_in_use_when_it_is_unpatched_goes_back_the_next_time(arun, holder, cycles):
+    before = holder.rlock, holder.condition._lock, holder.condition.acquire
+    gate = asyncio.Event()
+
+    def now():
+        return holder.rlock, holder.condition._lock, holder.condition.acquire
+
+    def wait():
+        with holder.rlock:
+            await_(gate.wait())
+        with holder.condition:
+            return holder.condition.wait(20)
+
+    def notify():
+        with holder.condition:
+            holder.condition.notify()
+
+    async def main():
+        with monkey.patched():
+            waiting = spawn(wait)
+            await until_parked()
+        assert now()[0] is not before[0]
+        for _ in range(cycles):
+            with monkey.patched():
+                assert now()[0] is not before[0]
+        with monkey.patched():
+            gate.set()
+            await until(lambda: holder.condition._waiters)
+        assert now()[0] is before[0]
+        assert now()[1] is not before[1]
+        for _ in range(cycles):
+            with monkey.patched():
+                pass
+        with monkey.patched():
+            await to_greenlet(notify)
+            assert await asyncio.wait_for(waiting, 20)
+        assert now() == before
+
+    arun(main)
+
+
 @pytest.mark.parametrize("times", [1, 2], ids=["patched", "patched and unpatched"])
 @pytest.mark.parametrize("in_a_wait", [False, True])
 def test_patched_while_a_thread_is_in_a_condition(arun, holder, times, in_a_wait):

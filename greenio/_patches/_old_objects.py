@@ -45,18 +45,24 @@ class _Place:
     old: Any
     new: Any
 
-    def undo(self, is_in_use: Callable[[Any], bool], holders: Mapping[int, list[Any]]) -> None:
-        """Put the old object back, unless somebody has set the name since, or the new one is in use."""
+    def undo(self, is_in_use: Callable[[Any], bool], holders: Mapping[int, list[Any]]) -> bool:
+        """Put the old object back, unless somebody has set the name since; False if the new one is in use and stays."""
         if is_in_use(getattr(self.new, "__self__", self.new)):
-            return
+            return False
+        is_back = True
         for owner in holders.get(id(self.new), []) if self.owner is None else self._owners():
             if issubclass(type(owner), type):
                 if class_vars(owner).get(self.key) is self.new:
                     type.__setattr__(owner, self.key, self.old)
                 continue
             for namespace in _namespaces_of(owner):
-                if _same(namespace.get(self.key), self.new) and not _has_waiters(owner):
+                if not _same(namespace.get(self.key), self.new):
+                    continue
+                if _has_waiters(owner):
+                    is_back = False
+                else:
                     namespace[self.key] = self.old
+        return is_back
 
     def _owners(self) -> list[Any]:
         owner = self.owner() if isinstance(self.owner, ref) else self.owner
@@ -126,12 +132,15 @@ class Adoption:
             self._exchange_in(instance, namespace, made)
 
     def undo(self) -> None:
-        """Put the old objects back, but for those that are in use."""
+        """Put the old objects back, but for those that are in use: they stay until the next time."""
         holders = _holders_of(self._places)
+        kept: list[_Place] = []
         while self._places:
             place = self._places.pop()
-            place.undo(self._is_in_use, holders)
+            if not place.undo(self._is_in_use, holders):
+                kept.append(place)
             self._leave(getattr(place.new, "__self__", place.new))
+        self._places = kept[::-1]
 
     def _exchange_in(self, owner: Any, namespace: Any, made: dict[int, tuple[Any, Any]]) -> None:
         if owner is not namespace:
