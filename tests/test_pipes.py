@@ -691,6 +691,59 @@ def test_terminal(arun, terminal):
     arun(main)
 
 
+def set_modes(fd, least, tenths):
+    tty.setraw(fd)
+    modes = termios.tcgetattr(fd)
+    modes[6][termios.VMIN], modes[6][termios.VTIME] = least, tenths
+    termios.tcsetattr(fd, termios.TCSANOW, modes)
+
+
+@pytest.mark.parametrize("read", [lambda fd, size: os.read(fd, size), read_into])
+def test_a_terminal_without_lines(arun, terminal, read):
+    master, slave = terminal
+
+    async def soon(size):
+        return await asyncio.wait_for(to_greenlet(read, slave, size), 10)
+
+    async def main():
+        set_modes(slave, 0, 0)
+        assert await soon(10) == b""  # at once
+        running = start(read, master, 10)  # the other end has no such modes
+        await until_parked()
+        await turns(20)
+        assert not running.done()
+        _original.write(slave, b"x")
+        assert await running == b"x"
+
+        set_modes(slave, 0, 2)
+        began = time.monotonic()
+        assert await soon(10) == b""
+        assert time.monotonic() - began >= 0.19
+        running = start(read, slave, 10)
+        await until_parked()
+        _original.write(master, b"y")
+        assert await running == b"y"
+
+        set_modes(slave, 5, 0)
+        _original.write(master, b"abc")
+        assert await soon(2) == b"ab"  # no more than it asks for
+        running = start(read, slave, 3)
+        await until_parked()
+        await turns(20)
+        assert not running.done()
+        _original.write(master, b"de")
+        assert await running == b"cde"
+        running = start(read, slave, 100)
+        await until_parked()
+        _original.write(master, b"1234")
+        await turns(20)
+        assert not running.done()
+        _original.write(master, b"56")
+        assert await running == b"123456"
+
+    arun(main)
+
+
 def test_a_terminal_that_nobody_reads(arun, terminal):
     master, slave = terminal
     tty.setraw(slave)

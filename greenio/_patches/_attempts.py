@@ -9,7 +9,8 @@ an attempt is made in one of two ways that leave it as it is.
 * What knows no RWF_NOWAIT says so, by EOPNOTSUPP: terminals, named pipes, many files, every descriptor of other
   systems. There `poll` comes first, which tells of a regular file that it is always ready, and then the plain call. In
   between the greens of all loops of the process are kept apart. Should native code, or another process, be quicker at
-  that very moment, then the call blocks, as it would have without greenio.
+  that very moment, then the call blocks, as it would have without greenio. A terminal that hands out octets, not lines,
+  is ready when it has VMIN of them, which is not what a read waits for: see `_pause`.
 
 That RWF_NOWAIT is of no use is remembered by number. It is a hint only: a number may have been closed and used again
 behind greenio's back. With a wrong hint the second way is taken, which serves every kind; it is forgotten with a park.
@@ -23,6 +24,8 @@ import os
 import re
 import select
 import stat
+import sys
+import termios
 from collections.abc import Callable, MutableSet, Sequence
 from typing import Any, Literal
 
@@ -50,6 +53,7 @@ NOWAIT: int = getattr(os, "RWF_NOWAIT", 0)
 _native_pwritev: Any = getattr(os, "pwritev", None)
 _native_isatty = os.isatty
 _native_fcntl = fcntl.fcntl
+_native_ioctl = fcntl.ioctl
 
 _POLLED: dict[str, MutableSet[int]] = {"read": set(), "write": set()}
 """The descriptors that have said they know no RWF_NOWAIT."""
@@ -59,6 +63,12 @@ _PIECE = 4096
 
 _TERMINAL_PIECE = 128
 """Octets that a terminal takes if it is ready: there is room for 256 then."""
+
+_NAP = 0.02
+"""Seconds between two looks at how many octets a terminal has."""
+
+_PTMX = os.makedev(5, 2)
+"""The other end of a terminal, which shows the modes of the terminal, and has none itself. On Linux."""
 
 _special = re.compile(rb"[\x00-\x1f]").search
 """Finds what a terminal writes by itself, as something else, and for which it wants room again."""
@@ -94,6 +104,32 @@ def may_wait(fd: int, direction: Direction) -> bool:
     """Tell whether the native call would wait: not on a non-blocking descriptor, nor one for the other direction."""
     flags: int = _native_fcntl(fd, fcntl.F_GETFL)
     return not flags & os.O_NONBLOCK and flags & os.O_ACCMODE != _OTHER[direction]
+
+
+def _pause(fd: int, size: int) -> tuple[float | None, bool]:
+    """Look up how long a read may wait for a terminal that is not ready; None is for ever, as with all else.
+
+    A terminal that hands out octets, not lines, is ready when it has VMIN of them. A read takes fewer if it asks for
+    fewer; and if VMIN is 0, it waits for VTIME tenths of a second and returns with nothing.
+
+    Returns:
+        The seconds, and whether the read ends after these; if not, it is time to look again.
+    """
+    if not _native_isatty(fd) or os.fstat(fd).st_rdev == _PTMX:
+        return None, False
+    try:
+        _, _, _, local, _, _, special = termios.tcgetattr(fd)
+    except termios.error:
+        return None, False  # it is gone, which the next call tells
+    if local & termios.ICANON:
+        return None, False
+    least, tenths = special[termios.VMIN], special[termios.VTIME]
+    if not least:
+        return tenths / 10, True
+    if size >= least:
+        return None, False
+    octets = int.from_bytes(_native_ioctl(fd, termios.FIONREAD, bytes(4)), sys.byteorder)
+    return (0.0 if octets >= size else _NAP), False
 
 
 class Waiter:
@@ -135,6 +171,8 @@ def until(
     polled: Callable[[], Any],
     native: Callable[[], Any],
     tried: bool = False,
+    size: int = 0,
+    nothing: Any = None,
 ) -> Any:
     """Read or write as soon as that does not block.
 
@@ -146,10 +184,14 @@ def until(
         polled: Does it, or a part of it, where the descriptor is ready.
         native: Does it where waiting is not for greenio: a descriptor that is non-blocking, or a regular file.
         tried: An attempt has just failed with EAGAIN.
+        size: How many octets are read; of no account, and so 0, for all but those.
+        nothing: What is returned if a terminal waits no longer.
     """
     hints = _POLLED[direction]
     waiter: Waiter | None = None
+    deadline: float | None = None
     while True:
+        pause, is_last = None, False
         if tried:
             tried = False
         elif NOWAIT and fd not in hints:
@@ -166,11 +208,21 @@ def until(
             with _turns[fd % 64]:
                 if is_ready(fd, direction):
                     return polled()
+                if size:
+                    pause, is_last = _pause(fd, size)
+                if pause == 0:
+                    return polled()
         if not may_wait(fd, direction):
             return native()
+        if is_last and deadline is not None and green.host.clock() >= deadline:
+            return nothing
+        if pause is None:
+            deadline = None
+        elif deadline is None or not is_last:
+            deadline = green.host.clock() + pause
         waiter = waiter or Waiter(green, fd, direction)
         hints.discard(fd)
-        if not waiter.wait():
+        if not waiter.wait(deadline):
             return native()
 
 

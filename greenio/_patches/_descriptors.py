@@ -78,7 +78,8 @@ def read_some(green: Green, fd: int, size: int) -> bytes:
     if is_known_file(fd, "read") or (size >= _LARGE and is_regular(fd)):
         return native()
 
-    return until(green, fd, "read", partial(_read_now, fd, size), native, native, tried)  # type: ignore[no-any-return]
+    attempt = partial(_read_now, fd, size)
+    return until(green, fd, "read", attempt, native, native, tried, size, b"")  # type: ignore[no-any-return]
 
 
 def _read_now(fd: int, size: int) -> bytes:
@@ -110,10 +111,11 @@ def read_into(green: Green, fd: int, buffers: Sequence[Any]) -> int:
     """
     take_turn(green)
     native = partial(_native_readv, fd, buffers)
-    if not any(memoryview(buffer).nbytes for buffer in buffers):
+    size = sum(memoryview(buffer).nbytes for buffer in buffers)
+    if not size:
         return _move_nothing(green, fd, "read", native)  # type: ignore[no-any-return]
     attempt = partial(_native_preadv, fd, buffers, -1, NOWAIT)
-    return until(green, fd, "read", attempt, native, native)  # type: ignore[no-any-return]
+    return until(green, fd, "read", attempt, native, native, size=size, nothing=0)  # type: ignore[no-any-return]
 
 
 def write_some(green: Green, fd: int, data: Any) -> int:
