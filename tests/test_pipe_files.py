@@ -175,6 +175,72 @@ def test_a_cancelled_read_gives_back_what_it_had(arun, pipe, read, parts):
     arun(main)
 
 
+RAW_READS = {
+    "readline": lambda file: file.readline(),
+    "readline of a size": lambda file: file.readline(9),
+    "next": lambda file: next(file),
+    "readlines": lambda file: b"".join(file.readlines()),
+    "readlines of a size": lambda file: b"".join(file.readlines(8)),
+}
+
+
+@pytest.mark.parametrize("read", RAW_READS)
+def test_a_cancelled_read_of_an_unbuffered_file_loses_nothing(arun, pipe, read):
+    async def main():
+        reader = await to_greenlet(os.fdopen, pipe[0], "rb", 0)
+        running = start(RAW_READS[read], reader)
+        await until_parked()
+        _original.write(pipe[1], b"one\ntwo" if "readlines" in read else b"one")
+        await turns(20)
+        assert not running.done()
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        _original.write(pipe[1], b" and\nrest\n")
+        os.close(pipe[1])
+        found = {"readlines": b"one\ntwo and\nrest\n", "readlines of a size": b"one\ntwo and\n"}.get(read, b"one and\n")
+        assert await to_greenlet(RAW_READS[read], reader) == found
+        await to_greenlet(reader.close)
+
+    arun(main)
+
+
+def test_lines_of_an_unbuffered_file_are_as_native_ones(arun):
+    def of_nothing(file):
+        other, writer = os.pipe()
+        os.set_blocking(other, False)
+        os.dup2(other, file.fileno())
+        try:
+            return file.readline()
+        finally:
+            os.close(other)
+            os.close(writer)
+
+    calls = [
+        *(lambda file, size=size: [file.readline(size) for _ in range(6)] for size in (-1, None, 0, 1, 3, 4, 100)),
+        *(lambda file, hint=hint: [file.readlines(hint), file.read()] for hint in (-1, None, 0, 1, 4, 5, 6, 100)),
+        lambda file: [*file, file.readline(), file.readlines()],
+        lambda file: file.readline("1"),
+        lambda file: file.readlines("1"),
+        lambda file: (file.close(), file.readline()),
+        lambda file: (file.close(), file.readlines()),
+        of_nothing,
+    ]
+
+    def outcome(call):
+        reader, writer = os.pipe()
+        os.write(writer, b"one\n\ntwo\nthree")
+        os.close(writer)
+        with open(reader, "rb", 0) as file:
+            try:
+                return call(file)
+            except (OSError, TypeError, ValueError) as error:
+                return type(error), str(error)
+
+    for call in calls:
+        assert arun(lambda call=call: to_greenlet(outcome, call)) == outcome(call)
+
+
 def test_natives_read_what_was_given_back(arun, pipe):
     async def main():
         reader = await to_greenlet(open, pipe[0], "rb")

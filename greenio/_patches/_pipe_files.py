@@ -79,6 +79,43 @@ def _readall(self: Any) -> bytes | None:
     return None if part is None and not found else bytes(found)
 
 
+def _raw_readline(self: Any, size: int | None = -1, /) -> bytes:
+    if green_caller() is None or not (size is None or hasattr(size, "__index__")):
+        return _Raw.readline(self, size)
+    most = -1 if size is None else index(size)
+    found = bytearray()
+    try:
+        while (most < 0 or len(found) < most) and not found.endswith(b"\n"):
+            octet = self.read(1)
+            if octet is None:
+                raise OSError("read() should have returned a bytes object, not 'NoneType'")  # as C says of it
+            if not octet:
+                break
+            found += octet
+    except BaseException:
+        give_back(self, bytes(found))
+        raise
+    return bytes(found)
+
+
+def _raw_readlines(self: Any, hint: int | None = -1, /) -> list[bytes]:
+    if green_caller() is None or not (hint is None or hasattr(hint, "__index__")):
+        return _Raw.readlines(self, hint)  # type: ignore[arg-type]
+    most = 0 if hint is None else index(hint)
+    lines: list[bytes] = []
+    size = 0
+    try:
+        for line in self:
+            lines.append(line)
+            size += len(line)
+            if 0 < most < size:
+                break
+    except BaseException:
+        give_back(self, b"".join(lines))
+        raise
+    return lines
+
+
 def _raw_write(self: Any, data: Any, /) -> int | None:
     green = green_caller()
     if green is None or not _Raw.writable(self) or not memoryview(data).nbytes:
@@ -111,6 +148,8 @@ RAW_METHODS: dict[str, Any] = {
     "readinto": like(_Raw.readinto)(_readinto),
     "read": like(_Raw.read)(_raw_read),
     "readall": like(_Raw.readall)(_readall),
+    "readline": like(_Raw.readline)(_raw_readline),
+    "readlines": like(_Raw.readlines)(_raw_readlines),
     "write": like(_Raw.write)(_raw_write),
 }
 """The methods that wait, by name."""
