@@ -8,7 +8,9 @@ import io
 import os
 import pickle
 import shutil
+import tempfile
 import threading
+from functools import partial
 
 import pytest
 
@@ -156,6 +158,60 @@ def test_large_operations_park(arun, offloading, path, threads):
     green(arun, writes)
 
 
+def test_files_of_an_opener(arun, offloading, path, threads):
+    kinds = (tempfile.TemporaryFile, tempfile.NamedTemporaryFile, partial(open, path, "w+b", opener=os.open))
+
+    def work():
+        for number, kind in enumerate(kinds):
+            with kind() as file:
+                assert file.write(DATA) == len(DATA)
+                file.seek(0)
+                assert file.read() == DATA
+            assert len(threads) == 2 * number + 2
+        with open("a name", "rb", opener=lambda name, flags: os.open(path, flags)) as file:
+            assert (file.name, file.read()) == ("a name", DATA)
+
+    green(arun, work)
+
+
+def test_an_opener_of_something_else(arun, offloading, path, threads):
+    def work():
+        reader, writer = os.pipe()
+        os.write(writer, b"octets")
+        os.close(writer)
+        calls = []
+
+        def opener(name, flags):
+            calls.append((name, flags))
+            return reader
+
+        with open(path, "rb", opener=opener) as file:
+            assert file.name == str(path)
+            assert file.read() == b"octets"
+        assert calls == [(str(path), os.O_RDONLY | os.O_CLOEXEC)]
+        with pytest.raises(OSError):
+            os.fstat(reader)
+
+    green(arun, work)
+    assert not threads
+
+
+def test_wrong_openers_raise_as_natively(arun, offloading, path, tmp_path):
+    def refuse(name, flags):
+        raise KeyError(name)
+
+    def outcomes():
+        found = [outcome(partial(open, path, opener=opener)) for opener in (refuse, 1, lambda name: 0)]
+        found += [outcome(partial(open, path, opener=lambda name, flags, fd=fd: fd)) for fd in ("x", -1, 10**6)]
+        found += [outcome(partial(open, name, opener=os.open)) for name in (None, 1.5, 10**6, tmp_path / "no such")]
+        found += [outcome(partial(open, None, "q", opener=os.open))]
+        return [*found, outcome(partial(open, path, "q", opener=refuse)), outcome(partial(open, path, closefd=False))]
+
+    native = outcomes()
+    assert None not in native
+    assert green(arun, outcomes) == native
+
+
 def test_text(arun, offloading, path, threads):
     text = "line\r\n" * LARGE
 
@@ -191,6 +247,12 @@ def test_functions_of_os(arun, offloading, path, tmp_path, threads):
             os.fsync(fd)
             os.fdatasync(fd)
             assert len(threads) == 9
+            with open(fd, closefd=False) as file:
+                os.fsync(file)
+                os.fdatasync(file)
+            assert len(threads) == 11
+            with pytest.raises(ValueError, match="closed file"):
+                os.fsync(file)
         finally:
             os.close(fd)
             os.close(other)

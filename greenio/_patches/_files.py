@@ -134,6 +134,23 @@ _CLASSES: dict[type, Any] = {
 """The classes of binary files, each with the one that green code gets."""
 
 
+class _NotRegular(Exception):
+    """The opener of a user has opened something else than a regular file."""
+
+
+def _opening(opener: Callable[[Any, int], int], opened: list[int]) -> Callable[[Any, int], int]:
+    """Make an opener that stops for what the user's one has opened, if that is no regular file."""
+
+    def open_file(path: Any, flags: int) -> int:
+        fd = opener(path, flags)
+        if isinstance(fd, int) and fd >= 0 and not _fd_is_regular(fd):
+            opened.append(fd)
+            raise _NotRegular
+        return fd
+
+    return open_file
+
+
 @like(native_open)
 def open(
     file: Any,
@@ -145,15 +162,26 @@ def open(
     closefd: bool = True,
     opener: Any = None,
 ) -> Any:
-    if green_caller() is None or opener is not None or not _is_regular(file):
+    is_for_here = _is_regular if opener is None else _is_path  # the opener decides
+    if green_caller() is None or not is_for_here(file):
         return _below["open"](file, mode, buffering, encoding, errors, newline, closefd, opener)
+    name = file if isinstance(file, int) else os.fspath(file)
     like_it = model(mode, buffering, encoding, errors, newline)
-    raw: Any = _CLASSES[io.FileIO](file if isinstance(file, int) else os.fspath(file), raw_mode(mode), closefd)
+    opened: list[int] = []
+    try:
+        raw: Any = _CLASSES[io.FileIO](name, raw_mode(mode), closefd, opener and _opening(opener, opened))
+    except _NotRegular:
+        found = opened.pop()
+        return _below["open"](file, mode, buffering, encoding, errors, newline, closefd, lambda path, flags: found)
     try:
         return build(raw, like_it, mode, buffering, newline, _CLASSES)
     except BaseException:
         raw.close()
         raise
+
+
+def _is_path(file: Any) -> bool:
+    return isinstance(file, (str, bytes, os.PathLike))
 
 
 def _is_regular(file: Any) -> bool:
@@ -168,8 +196,8 @@ def _is_regular(file: Any) -> bool:
 
 def _fd_is_regular(fd: Any) -> bool:
     try:
-        return stat.S_ISREG(os.fstat(fd).st_mode)
-    except (OSError, TypeError, ValueError, OverflowError):
+        return stat.S_ISREG(os.fstat(fd if isinstance(fd, int) else fd.fileno()).st_mode)
+    except (AttributeError, OSError, TypeError, ValueError, OverflowError):
         return False
 
 

@@ -212,8 +212,8 @@ def open(
 ) -> Any:
     if green_caller() is None or (opener is None and _is_left_alone(file)):
         return native_open(file, mode, buffering, encoding, errors, newline, closefd, opener)
-    like_it = model(mode, buffering, encoding, errors, newline)
     name = file if isinstance(file, int) else os.fspath(file)
+    like_it = model(mode, buffering, encoding, errors, newline)
     opened: list[int] = []
     try:
         raw = PipeFile(name, raw_mode(mode), closefd, None if isinstance(file, int) else _opening(opener, opened))
