@@ -8,16 +8,17 @@ import io
 import os
 import pickle
 import shutil
+import signal
 import tempfile
 import threading
 from functools import partial
 
 import pytest
 
-from greenio import monkey, to_greenlet
+from greenio import _original, monkey, to_greenlet
 from greenio._patches import _files, _patching
 from greenio._patches._files import LARGE
-from waiting import until_parked
+from waiting import turns, until, until_parked
 
 DATA = os.urandom(LARGE + 100)
 
@@ -39,13 +40,13 @@ def path(tmp_path):
 def threads(monkeypatch):
     """Count the operations that went to a thread."""
     counted = []
-    native = _files._in_thread
+    native = _files.call_in_thread
 
-    def in_thread(green, fn, *args):
+    def call_in_thread(green, fn, *args):
         counted.append(fn)
         return native(green, fn, *args)
 
-    monkeypatch.setattr(_files, "_in_thread", in_thread)
+    monkeypatch.setattr(_files, "call_in_thread", call_in_thread)
     return counted
 
 
@@ -294,7 +295,7 @@ def test_cancellation_waits_for_the_operation(arun, offloading, path, monkeypatc
             os.fsync(file.fileno())
             asyncio.run(asyncio.sleep(30))
 
-    native = _files._original.start_new_thread
+    native = _original.start_new_thread
 
     def slowly(call, args):
         native(lambda: (go_on.wait(20), call()), args)
@@ -311,9 +312,52 @@ def test_cancellation_waits_for_the_operation(arun, offloading, path, monkeypatc
         assert written == [len(DATA)]
         assert path.read_bytes() == DATA
 
-    monkeypatch.setattr(_files._original, "start_new_thread", slowly)
+    monkeypatch.setattr(_original, "start_new_thread", slowly)
     go_on.clear()
     arun(main)
+
+
+class Alarm(Exception):
+    """What a signal handler raises."""
+
+
+def test_what_a_handler_raises_waits_for_the_operation(arun, offloading, path, monkeypatch):
+    go_on = threading.Event()
+    raised = threading.Event()
+
+    def ring(signum, frame):
+        raised.set()
+        raise Alarm
+
+    def write():
+        signal.signal(signal.SIGUSR1, ring)
+        with pytest.raises(Alarm), open(path, "wb") as file:
+            file.write(DATA)
+        return path.read_bytes()
+
+    native = _original.start_new_thread
+
+    def slowly(call, args):
+        native(lambda: (go_on.wait(20), call()), args)
+
+    async def main():
+        task = asyncio.create_task(to_greenlet(write))
+        await until_parked()
+        asyncio.get_running_loop().call_soon(os.kill, os.getpid(), signal.SIGUSR1)
+        await until(raised.is_set)
+        await turns(20)
+        assert not task.done()
+        go_on.set()
+        assert await asyncio.wait_for(task, 20) == DATA
+
+    monkeypatch.setattr(_original, "start_new_thread", slowly)
+    before = signal.getsignal(signal.SIGUSR1)
+    try:
+        with monkey.patched("signal"):
+            arun(main)
+    finally:
+        go_on.set()
+        signal.signal(signal.SIGUSR1, before)
 
 
 def test_two_greens_use_one_file(arun, offloading, path):

@@ -4,7 +4,8 @@
 the native ones, called as a whole in a thread. So what the native call locks belongs to that thread, as it would if a
 worker thread made the call, and two greens that use one file wait for one another.
 
-An operation that has begun is not broken off: its bytes would be lost. A cancellation is kept for the next park.
+An operation that has begun is not broken off: its bytes would be lost. A cancellation is kept for the next park, and
+what a signal handler raises comes when the operation is done.
 """
 
 from __future__ import annotations
@@ -13,16 +14,12 @@ import builtins
 import io
 import os
 import stat
-from asyncio import CancelledError
 from collections.abc import Callable
-from contextvars import copy_context
 from functools import partial
 from typing import Any
 
-from .. import _original
-from .._core import Green
-from .._sync import Lock
 from ._layers import build, model, native_open, raw_mode, subclass
+from ._own_threads import call_in_thread
 from ._socket_state import green_caller, take_turn
 from ._table import Group, Patch, like, patches
 
@@ -35,51 +32,13 @@ _below: dict[str, Any] = {}
 """What the functions of this file were put over, by name: the native ones, or those of another group."""
 
 
-def _in_thread(green: Green, fn: Callable[..., Any], *args: Any) -> Any:
-    """Call a function in a thread of its own, and park until it has returned, whoever cancels meanwhile."""
-    done = Lock()
-    done.acquire()
-    outcome: list[tuple[Any, BaseException | None]] = []
-    context = copy_context()
-
-    def call() -> None:
-        try:
-            outcome.append((context.run(fn, *args), None))
-        except BaseException as error:
-            outcome.append((None, error))
-        finally:
-            done.release()
-
-    _original.start_new_thread(call, ())
-    late = _wait(done)
-    if late is not None and green.cancellation is None:
-        green.cancellation = late
-    value, error = outcome.pop()
-    if error is None:
-        return value
-    try:
-        raise error
-    finally:
-        del error
-
-
-def _wait(done: Lock) -> CancelledError | None:
-    late = None
-    while True:
-        try:
-            done.acquire()
-            return late
-        except CancelledError as error:
-            late = late or error
-
-
 def _call(native: Callable[..., Any], size: int, *args: Any) -> Any:
     """Call what moves so many octets of a regular file."""
     green = green_caller()
     if green is None:
         return native(*args)
     if size >= LARGE:
-        return _in_thread(green, native, *args)
+        return call_in_thread(green, native, *args)
     take_turn(green)
     return native(*args)
 
@@ -242,7 +201,7 @@ def _moving(name: str, measure: Callable[..., int]) -> Any:
         except TypeError:
             is_large = False  # wrong arguments, or by keyword: the native call knows
         if is_large and _fd_is_regular(next(iter((*args, *keywords.values())))):
-            return _in_thread(green, partial(native, *args, **keywords))
+            return call_in_thread(green, partial(native, *args, **keywords))
         return _below[name](*args, **keywords)
 
     return call
