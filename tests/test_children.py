@@ -10,18 +10,24 @@ import pty
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 
 from greenio import monkey, spawn, to_greenlet
 from greenio._patches import _children, _process_ends
-from waiting import until, until_parked
+from waiting import turns, until, until_parked
 
 pytestmark = [
     pytest.mark.usefixtures("patched"),
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="what is waited for here is what Linux has"),
 ]
+
+
+class Alarm(Exception):
+    """What a signal handler raises."""
+
 
 SCRIPT = 'read line; exit "$0"'
 
@@ -446,6 +452,37 @@ class TestSystem:
             await asyncio.to_thread((tmp_path / "fifo").write_bytes, b"")
 
         arun(main)
+
+    def test_what_a_handler_raises_comes_when_the_command_has_ended(self, arun, tmp_path):
+        os.mkfifo(tmp_path / "fifo")
+        raised = threading.Event()
+
+        def ring(signum, frame):
+            raised.set()
+            raise Alarm
+
+        def system():
+            signal.signal(signal.SIGUSR1, ring)
+            with pytest.raises(Alarm):
+                os.system(f"cat '{tmp_path}/fifo' >/dev/null; echo done >'{tmp_path}/end'")
+            return (tmp_path / "end").read_text()
+
+        async def main():
+            task = spawn(system)
+            await until_parked()
+            asyncio.get_running_loop().call_soon(os.kill, os.getpid(), signal.SIGUSR1)
+            await until(raised.is_set)
+            await turns(20)
+            assert not task.done()
+            await asyncio.to_thread((tmp_path / "fifo").write_bytes, b"")
+            assert await task == "done\n"
+
+        before = signal.getsignal(signal.SIGUSR1)
+        try:
+            arun(main)
+        finally:
+            signal.signal(signal.SIGUSR1, before)
+            os.close(os.open(tmp_path / "fifo", os.O_RDWR))  # ends the command, if the test has failed
 
     @pytest.mark.parametrize("command", [3, "a\0b", None])
     def test_raises_what_the_native_call_raises(self, arun, command):

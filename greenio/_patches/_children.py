@@ -19,7 +19,7 @@ from typing import Any
 
 from .. import _original
 from .._core import Green, forget
-from .._sync import Lock
+from ._own_threads import call_in_thread
 from ._process_ends import SHORTEST, longer, nap, opened_pidfds, wait_for_end
 from ._socket_state import green_caller, take_turn
 from ._table import like, patches
@@ -181,30 +181,9 @@ def system(command: Any) -> int:
     green = green_caller()
     if green is None:
         return _native_system(command)  # type: ignore[no-any-return]
-    # The native call as a whole, in a thread of its own: it ignores SIGINT and SIGQUIT for the whole process while the
-    # command runs, which Python code could do in the main thread only. The executor has too few threads for commands
-    # that take long, and would hold up the end of the loop until a cancelled one has ended.
-    done = Lock()
-    done.acquire()
-    outcome: list[tuple[int, BaseException | None]] = []
-
-    def call() -> None:
-        try:
-            outcome.append((_native_system(command), None))
-        except BaseException as error:
-            outcome.append((0, error))
-        finally:
-            done.release()
-
-    _original.start_new_thread(call, ())
-    done.acquire()
-    status, error = outcome.pop()
-    if error is None:
-        return status
-    try:
-        raise error
-    finally:
-        del error
+    # The native call as a whole: it ignores SIGINT and SIGQUIT for the whole process while the command runs, which
+    # Python code could do in the main thread only.
+    return call_in_thread(green, _native_system, command, cancellable=True)  # type: ignore[no-any-return]
 
 
 PATCHES = patches(os, [*_greens(), system])
