@@ -141,7 +141,7 @@ def patch_all(
         os: `os.read`, `os.write` and the like, named pipes, file objects of pipes and terminals, `input`; `os.wait` and
             its like, `os.system`.
         select: `select.select`, `poll`, `epoll`.
-        selectors: Every class of `selectors`.
+        selectors: Every class of `selectors`; `subprocess` brings it in any case.
         signal: `signal.sigwait` and the like, and `signal.pause`.
         subprocess: The waits of `subprocess.Popen`.
         threading: Locks, conditions and queues of `threading` and `queue`, `Thread.join`, `current_thread`.
@@ -236,7 +236,7 @@ def patch_signal() -> None:
 
 
 def patch_subprocess() -> None:
-    """Patch the waits of `subprocess.Popen`: the group "subprocess". Never parks."""
+    """Patch the waits of `subprocess.Popen`: the group "subprocess", with "selectors". Never parks."""
     put_on(["subprocess"])
 
 

@@ -27,7 +27,7 @@ from typing import ClassVar
 
 import pytest
 
-from greenio import monkey, to_greenlet, wait_readable
+from greenio import monkey, spawn, to_greenlet, wait_readable
 from greenio._patches import _patching
 from greenio._patches._table import Group, Patch
 from waiting import parked, until, until_parked
@@ -109,6 +109,19 @@ def test_scenario(script):
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "ok\n"
+
+
+@pytest.mark.parametrize("options", [{"stderr": subprocess.PIPE}, {"timeout": 20}])
+def test_subprocess_alone_is_enough_for_pipes(arun, options):
+    async def main():
+        task = spawn(lambda: subprocess.run(["sh", "-c", "sleep 0.2; echo end"], stdout=subprocess.PIPE, **options))
+        await until(lambda: parked() or task.done())
+        assert not task.done()
+        assert (await task).stdout == b"end\n"
+
+    with monkey.patched("subprocess"):
+        assert monkey.is_patched("selectors")
+        arun(main)
 
 
 class TestAllOrNothing:

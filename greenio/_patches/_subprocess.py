@@ -181,4 +181,4 @@ def _octets(pipe: Any, data: Any) -> Any:
     return b"".join(pieces)
 
 
-GROUP = Group("subprocess", patches(_Popen, [__init__, _wait, communicate]))
+GROUP = Group("subprocess", patches(_Popen, [__init__, _wait, communicate]), needs=("selectors",))
