@@ -4,13 +4,14 @@ import asyncio
 import os
 import queue
 import random
+import signal
 import threading
 import time
 
 import pytest
 
 from conftest import finish, new_loop
-from greenio import _original, spawn, timeout, to_greenlet
+from greenio import _original, in_greenlet, spawn, timeout, to_greenlet
 from greenio._sync import OldLock, PassableRLock
 
 pytestmark = pytest.mark.usefixtures("patched")
@@ -210,5 +211,51 @@ def test_at_exactly_that_park(arun, blow):
             assert isinstance(results[0], kinds), results[0]
             await to_greenlet(lambda: None)
             chaos.check()
+
+    arun(main)
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there are no timers here")
+@pytest.mark.parametrize("age", ["new", "old"])
+def test_handlers_want_the_lock_that_they_interrupt(arun, loop_kind, age):
+    """Greens of two loops take and release an RLock, and signal handlers take it too, wherever they come."""
+    lock = threading.RLock() if age == "new" else PassableRLock(_original.RLock())
+    inside, turns, handled = [], [0, 0], []
+    end = time.monotonic() + 0.15 * ROUNDS
+
+    def handler(*_):
+        if in_greenlet():
+            with lock:
+                handled.append(len(inside))
+
+    def work(side):
+        while time.monotonic() < end:
+            with lock:
+                inside.append(side)
+                assert inside == [side]
+                turns[side] += 1
+                inside.pop()
+
+    async def both(side):
+        await asyncio.wait_for(asyncio.gather(*(to_greenlet(work, side) for _ in range(2))), 30)
+
+    def other():
+        loop = new_loop(loop_kind)
+        try:
+            loop.run_until_complete(both(1))
+        finally:
+            finish(loop)
+
+    async def main():
+        before = signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_REAL, 0.0003, 0.0003)
+        try:
+            await asyncio.gather(both(0), asyncio.to_thread(other))
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        assert handled
+        assert all(turns)
+        assert repr(lock).startswith("<unlocked")
 
     arun(main)

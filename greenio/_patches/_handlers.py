@@ -32,7 +32,7 @@ class _Handler:
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
         current: Any = getcurrent()
-        if current.__class__ is Green and (current.host is None or current.call is not None and current.call.ended):
+        if current.__class__ is Green and (current.host is None or (current.call is not None and current.call.ended)):
             as_native(current, self, signum, frame)  # between two calls it cannot park
             return
         waits = _loop_waits(frame)

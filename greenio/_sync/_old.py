@@ -156,7 +156,8 @@ class PassableRLock(_WatchedLock, RLock):
         waits = bool(blocking) and timeout != 0
         if timeout != -1 or blocking is not True:
             _original.allocate_lock().acquire(blocking, timeout)  # raises for what is no timeout
-        if not (waits and self._waiters) and self._attempt() is True:
+        # Who comes in the midst of an attempt of its own may have the lock by that, and must not line up.
+        if (not (waits and self._waiters) or green in self._claims) and self._attempt() is True:
             return True
         return waits and self._wait(green, None if timeout == -1 else timeout) is True
 

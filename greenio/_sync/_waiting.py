@@ -23,8 +23,8 @@ are passed over; they are invited all the same, and have their turn when it runs
 Lists are changed by single operations of `list`, each of which is atomic, so that `release()` may come from any thread,
 from a signal handler, or from `__del__` in the midst of another operation on the same object. So may a call that waits,
 in the midst of another call of the same green: the outer one cannot go on before the inner one has ended. If it waits,
-it is passed over meanwhile, and has nothing offered. If it gives, those who wait may not have been invited yet; so who
-begins to wait although there is something to take invites them once more.
+it is passed over meanwhile, and has nothing offered. If it gives, an invitation may be noted and not sent; so whoever
+begins to wait doubts it, and it is sent once more.
 """
 
 from __future__ import annotations
@@ -90,13 +90,13 @@ class _Offer:
 class _Waiter:
     """A green in the list of one shared object."""
 
-    __slots__ = ("covered", "green", "invited", "list", "missed", "offer", "outer")
+    __slots__ = ("covered", "doubted", "green", "invited", "list", "missed", "offer", "outer")
 
     def __init__(self, green: Green, waiters: list[_Waiter]) -> None:
         self.green: Green | None = green
         self.list = waiters
         self.outer: _Waiter | None = green.waiter
-        self.covered = False
+        self.covered = self.doubted = False
         self.invited = False
         self.missed = False
         self.offer: _Offer | None = None
@@ -131,6 +131,7 @@ class _Waiter:
         if self.is_inherited():
             return False
         self.invited = True
+        self.doubted = False
         host = green.host
         current: Any = getcurrent()
         try:
@@ -191,10 +192,17 @@ class Shared:
     def _note_miss(self) -> None:
         """Note that somebody came too late."""
 
-    def _invite(self, again: bool = False) -> None:
+    def _doubt(self) -> None:
+        """Note that the first green that waits may be invited and never hear of it, if that was interrupted."""
+        for waiter in self._waiters:
+            waiter.doubted = True
+            if waiter.is_heard():
+                return
+
+    def _invite(self) -> None:
         """Invite the first green that waits, unless it is invited already. From any thread."""
         for waiter in tuple(self._waiters):
-            if (again or not waiter.invited) and not waiter.invite():
+            if (waiter.doubted or not waiter.invited) and not waiter.invite():
                 _remove(self._waiters, waiter)
             elif waiter.is_heard():
                 return
@@ -222,8 +230,10 @@ class Shared:
                 found = self._attempt_in_turn(waiter)
                 if found is not NOTHING:
                     return found
-                if mark == begun and self._available():
-                    self._invite(again=True)
+                if mark == begun:
+                    self._doubt()
+                    if self._available():
+                        self._invite()
                 if waiter.missed:
                     self._note_miss()
                 green.what = self
