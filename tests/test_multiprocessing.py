@@ -900,6 +900,45 @@ def test_manager(arun):
     gc.collect()
 
 
+def test_a_cancelled_call_of_a_proxy(arun):
+    """The answer that nobody waits for any more is not taken for that to the next call."""
+
+    def stop_waiting(call):
+        with pytest.raises(TimeoutError), timeout(0.02):
+            call()
+
+    def use(manager):
+        lock, items, found = manager.Lock(), manager.Queue(), manager.dict(a=1)
+        lock.acquire()
+        stop_waiting(lock.acquire)
+        lock.release()
+        assert (found["a"], len(found)) == (1, 1)
+        stop_waiting(items.get)
+        items.put("item")
+        assert items.empty() in (True, False)
+
+    def keep_on_errors(manager):
+        found = manager.dict()
+        found["a"] = 1
+        connection = found._tls.connection
+        for call in (lambda: found["b"], lambda: found.update(a=threading.Lock())):
+            with pytest.raises((KeyError, TypeError)):
+                call()
+        assert found._tls.connection is connection
+        assert found["a"] == 1
+
+    async def main():
+        manager = await to_greenlet(fork.Manager)
+        try:
+            await asyncio.wait_for(to_greenlet(use, manager), 10)
+            await to_greenlet(keep_on_errors, manager)
+        finally:
+            await to_greenlet(manager.shutdown)
+
+    arun(main)
+    gc.collect()
+
+
 def test_process_pool_executor(arun):
     import concurrent.futures
 

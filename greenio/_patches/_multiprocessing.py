@@ -119,6 +119,29 @@ def _local_patches(module: Any) -> tuple[Patch, ...]:
     return patches(owner, [get, set_, delete])
 
 
+@cache
+def _manager_patches(module: Any) -> tuple[Patch, ...]:
+    """Make the patches of `multiprocessing.managers`: nobody reads the answer that another call gave up waiting for."""
+    native_call = module.BaseProxy._callmethod
+
+    @like(native_call)
+    def _callmethod(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if green_caller() is None:
+            return native_call(self, *args, **kwargs)
+        try:
+            return native_call(self, *args, **kwargs)
+        except Exception:  # the manager's answer, or none is to come
+            raise
+        except BaseException:
+            connection = getattr(self._tls, "connection", None)
+            if connection is not None:
+                del self._tls.connection  # the next call makes another
+                connection.close()
+            raise
+
+    return patches(module.BaseProxy, [_callmethod])
+
+
 GROUP = Group(
     "multiprocessing",
     (),
@@ -127,6 +150,7 @@ GROUP = Group(
         "concurrent.futures.process": pool_patches,
         "multiprocessing.connection": connection_patches,
         "multiprocessing.forkserver": _server_patches,
+        "multiprocessing.managers": _manager_patches,
         "multiprocessing.popen_fork": _process_patches,
         "multiprocessing.queues": queue_patches,
         "multiprocessing.resource_tracker": _tracker_patches,

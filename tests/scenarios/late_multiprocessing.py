@@ -5,7 +5,7 @@ import threading
 
 from greenio import monkey, run
 
-PARTS = ("connection", "forkserver", "popen_fork", "queues", "resource_tracker", "synchronize", "util")
+PARTS = ("connection", "forkserver", "managers", "popen_fork", "queues", "resource_tracker", "synchronize", "util")
 NAMES = (*(f"multiprocessing.{part}" for part in PARTS), "concurrent.futures.process")
 
 
