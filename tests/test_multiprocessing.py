@@ -900,6 +900,30 @@ def test_manager(arun):
     gc.collect()
 
 
+class Locks(multiprocessing.managers.SyncManager):
+    """A manager with a table of its own."""
+
+
+def use_locks(method):
+    with Locks(ctx=multiprocessing.get_context(method)) as manager:
+        for make in (manager.Lock, manager.RLock, manager.OwnLock):
+            with make():
+                pass
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_spawned_manager_of_any_time(arun, method):
+    """What a manager makes is sent to its process by name, whether it was registered before the patch or since."""
+    monkey.unpatch_all()
+    Locks.register("OwnLock", threading.Lock, multiprocessing.managers.AcquirerProxy)
+    with monkey.patched():
+        arun(lambda: to_greenlet(use_locks, method))
+        Locks.register("OwnLock", threading.Lock, multiprocessing.managers.AcquirerProxy)
+        arun(lambda: to_greenlet(use_locks, method))
+    use_locks(method)
+    gc.collect()
+
+
 def test_a_cancelled_call_of_a_proxy(arun):
     """The answer that nobody waits for any more is not taken for that to the next call."""
 

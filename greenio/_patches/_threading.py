@@ -25,6 +25,7 @@ from ._green_threads import start_greenlet, starts_greenlet
 from ._identity import IDENTITY
 from ._imports import IMPORTS
 from ._logging import LOGGING, exchange_logging_locks, restore_logging_locks
+from ._manager_types import exchange_manager_types, restore_manager_types
 from ._old_objects import Adoption, Look
 from ._references import instance_vars
 from ._rows import ROWS
@@ -220,12 +221,14 @@ def _exchange_old_locks(look: Look) -> None:
     _drop_waits()
     pin_executors()
     exchange_logging_locks()
+    exchange_manager_types()
     _adoption.do(look)
 
 
 def _restore_old_locks() -> None:
     _keep_waits()
     _adoption.undo()
+    restore_manager_types()
     restore_logging_locks()
     unpin_executors()
 
