@@ -651,6 +651,49 @@ class TestLocks:
         assert arun(lambda: to_greenlet(lambda: [outcome(limit) for limit in limits])) == native
 
 
+def code_in_child(fn):
+    """Fork, and tell how the child ended, which leaves by the outcome of `fn`."""
+    number = os.fork()
+    if not number:
+        code = 99
+        try:
+            code = fn()
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])
+
+
+class TestForks:
+    """`os.fork`, of which multiprocessing knows nothing."""
+
+    def test_while_a_green_waits(self, arun):
+        """Greens of the child have a thread of their own that waits for what other processes give back."""
+        semaphore, asked = fork.Semaphore(0), fork.Semaphore(0)
+
+        async def main_of_child():
+            waiting = asyncio.create_task(to_greenlet(semaphore.acquire, True, 10))
+            await until_parked()
+            asked.release()
+            begun = time.monotonic()
+            assert await waiting
+            return time.monotonic() - begun
+
+        def child():
+            return 7 if asyncio.run(main_of_child()) < 5 else 8
+
+        async def main():
+            waiting = asyncio.create_task(to_greenlet(semaphore.acquire))
+            await until_parked()
+            forked = asyncio.create_task(to_greenlet(code_in_child, child))
+            assert await asyncio.to_thread(asked.acquire, True, 10)
+            waiting.cancel()
+            await ended(waiting)
+            semaphore.release()
+            assert (await ended(forked)) == [7]
+
+        arun(main)
+
+
 class TestConditions:
     def test_event_of_another_process(self, arun):
         async def main():

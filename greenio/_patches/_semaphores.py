@@ -15,10 +15,12 @@ from __future__ import annotations
 import _thread
 import gc
 import math
+import os
 import sys
 from asyncio import CancelledError
 from functools import cache
 from typing import Any
+from weakref import WeakSet
 
 from .. import _original
 from .._core import Green
@@ -51,9 +53,12 @@ class SemLock(Shared):
         self._reset()
 
     def _reset(self) -> None:
-        self._waiters = []
         self._owner: Green | None = None
         self._holds = 0
+        self._forget_threads()
+
+    def _forget_threads(self) -> None:
+        self._waiters = []
         self._kept: list[bool] = []  # a permit each, on its way from the watching thread to a green
         self._watched = Lock()  # held by the watching thread
         self._tried = _original.allocate_lock()  # released by a green that has tried
@@ -174,6 +179,7 @@ class SemLock(Shared):
         """See to it that a thread waits for what other processes give back."""
         if not self._watched.acquire(False):
             return
+        _once_watched.add(self)
         try:
             _original.start_new_thread(self._run, ())
         except BaseException:
@@ -230,6 +236,20 @@ class SemLock(Shared):
 
     def __repr__(self) -> str:
         return f"<{'recursive ' if self._recursive else ''}semaphore {self._native!r} waiters={len(self._waiters)}>"
+
+
+_once_watched: WeakSet[SemLock] = WeakSet()
+"""The semaphores for which a thread waits, or has waited: a forked child lacks it, and what it had in its hands."""
+
+
+def _after_fork_in_child() -> None:
+    for semlock in _once_watched:
+        semlock._forget_threads()
+    _once_watched.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 class _Patient:
