@@ -693,6 +693,26 @@ class TestForks:
 
         arun(main)
 
+    def test_while_a_green_has_a_recursive_lock(self, arun):
+        """In the child the green that forked has it still."""
+        lock = fork.RLock()
+
+        def child():
+            assert lock._semlock._is_mine()
+            lock.release()
+            assert lock.acquire(True, 1)
+            assert lock.acquire(True, 1)
+            lock.release()
+            lock.release()
+            assert not lock._semlock._is_mine()
+            return 7
+
+        def work():
+            lock.acquire()
+            return code_in_child(child)
+
+        assert arun(lambda: to_greenlet(work)) == 7
+
 
 class TestConditions:
     def test_event_of_another_process(self, arun):

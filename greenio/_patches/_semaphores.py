@@ -25,6 +25,7 @@ from weakref import WeakSet
 from .. import _original
 from .._core import Green
 from .._sync import Lock
+from .._sync._locks import identity
 from .._sync._waiting import NOTHING, Shared
 from ._socket_state import green_caller
 from ._table import Patch, like, patches
@@ -53,7 +54,7 @@ class SemLock(Shared):
         self._reset()
 
     def _reset(self) -> None:
-        self._owner: Green | None = None
+        self._owner: Green | int | None = None
         self._holds = 0
         self._forget_threads()
 
@@ -68,9 +69,12 @@ class SemLock(Shared):
         """Take a permit. Parks in green code; `timeout` is in seconds, and None waits for ever."""
         green = green_caller()
         if green is None:
-            if self._owner is not None and self._native._is_mine():
+            if self._owner is None or not self._native._is_mine():
+                return self._native.acquire(block, timeout)  # type: ignore[no-any-return]
+            if self._owner is not identity():
                 return self._acquire_beside_green(block, timeout)
-            return self._native.acquire(block, timeout)  # type: ignore[no-any-return]
+            self._holds += 1  # in a child that its owner has forked
+            return True
         if self._owner is green:
             self._holds += 1
             return True
@@ -124,7 +128,7 @@ class SemLock(Shared):
     def release(self) -> None:
         """Give a permit back. Never parks."""
         if self._recursive and (self._owner is not None or green_caller() is not None):
-            if self._owner is not green_caller():
+            if self._owner is not identity():
                 raise AssertionError("attempt to release recursive lock not owned by thread")
             self._holds -= 1
             if self._holds:
@@ -211,7 +215,7 @@ class SemLock(Shared):
         """Tell whether the caller has it."""
         green = green_caller()
         if self._recursive and (green is not None or self._owner is not None):
-            return self._owner is green
+            return self._owner is identity()
         return bool(self._native._is_mine() if green is None else self._native._count())
 
     def _count(self) -> int:
