@@ -890,6 +890,41 @@ class TestQueues:
 
         arun(main)
 
+    @pytest.mark.parametrize("call", ["task_done", "set", "clear"])
+    def test_cancelled_where_it_takes_the_lock(self, arun, call):
+        """What is called in a `finally` is done, and the cancellation comes after it."""
+
+        async def main():
+            items, event = fork.JoinableQueue(), fork.Event()
+            await to_greenlet(items.put, "item")
+            assert await to_greenlet(items.get) == "item"
+            if call == "clear":
+                event.set()
+            shared = items if call == "task_done" else event
+            go_on = threading.Event()
+
+            def hold():
+                with shared._cond:
+                    go_on.wait()
+
+            holding = asyncio.create_task(to_greenlet(hold))
+            await until_parked()
+            task = asyncio.create_task(to_greenlet(getattr(shared, call)))
+            await until_parked(2)
+            for _ in range(2):
+                task.cancel()
+                await asyncio.sleep(0)
+            go_on.set()
+            found = await ended(holding, task)
+            assert isinstance(found[1], asyncio.CancelledError)
+            assert event.is_set() == (call == "set")
+            if call != "task_done":
+                await to_greenlet(items.task_done)
+            await asyncio.wait_for(to_greenlet(items.join), 10)
+            await to_greenlet(end_queue, items)
+
+        arun(main)
+
     def test_cancelled_put_of_a_big_item(self, arun):
         """Half of it is in the pipe, which other processes write to as well: the lock is held until all is there."""
 

@@ -14,7 +14,7 @@ from .._core import Green, reader
 from ._connections import connection_patches, queue_patches
 from ._executors import pool_patches, without_parks
 from ._process_ends import wait_for_end
-from ._semaphores import reach_semaphores, release_semaphores, semaphore_patches
+from ._semaphores import insist, reach_semaphores, release_semaphores, semaphore_patches
 from ._socket_state import green_caller
 from ._table import Group, Patch, like, patches
 
@@ -67,6 +67,12 @@ def _tracker_patches(module: Any) -> tuple[Patch, ...]:
     """Make the patches of `multiprocessing.resource_tracker`."""
     # Nothing parks under its lock, nor under the fork server's: a pool of processes takes both natively.
     return patches(module.ResourceTracker, [without_parks(module.ResourceTracker.ensure_running)])
+
+
+@cache
+def _queue_patches(module: Any) -> tuple[Patch, ...]:
+    """Make the patches of `multiprocessing.queues`."""
+    return (*queue_patches(module), *patches(module.JoinableQueue, [insist(module.JoinableQueue.task_done)]))
 
 
 _values: WeakKeyDictionary[Any, WeakKeyDictionary[Any, dict[str, Any]]] = WeakKeyDictionary()
@@ -152,7 +158,7 @@ GROUP = Group(
         "multiprocessing.forkserver": _server_patches,
         "multiprocessing.managers": _manager_patches,
         "multiprocessing.popen_fork": _process_patches,
-        "multiprocessing.queues": queue_patches,
+        "multiprocessing.queues": _queue_patches,
         "multiprocessing.resource_tracker": _tracker_patches,
         "multiprocessing.synchronize": semaphore_patches,
         "multiprocessing.util": _local_patches,

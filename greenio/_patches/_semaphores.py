@@ -30,7 +30,7 @@ from .._sync._waiting import NOTHING, Shared
 from ._socket_state import green_caller
 from ._table import Patch, like, patches
 
-__all__ = ["reach_semaphores", "release_semaphores", "semaphore_patches"]
+__all__ = ["insist", "reach_semaphores", "release_semaphores", "semaphore_patches"]
 
 _RECURSIVE = 0
 """The kind of a semaphore that is a recursive lock."""
@@ -257,28 +257,60 @@ if hasattr(os, "register_at_fork"):
 
 
 class _Patient:
-    """A condition as seen by its `notify`, which is not to stop half-way: it keeps a cancellation for later."""
+    """An object as seen by a method that is not to stop half-way: what that waits by keeps a cancellation for later."""
 
-    __slots__ = ("_condition", "late")
+    __slots__ = ("_late", "_of")
 
-    def __init__(self, condition: Any) -> None:
-        self._condition = condition
-        self.late: CancelledError | None = None
-
-    @property
-    def _woken_count(self) -> _Patient:
-        return self
+    def __init__(self, of: Any, late: list[CancelledError]) -> None:
+        self._of = of
+        self._late = late
 
     def acquire(self, block: bool = True) -> bool:
-        """Wait until one more sleeper has woken."""
+        """Acquire the semaphore, or the lock of the condition, that this is."""
         while True:
             try:
-                return self._condition._woken_count.acquire(block)  # type: ignore[no-any-return]
+                return self._of.acquire(block)  # type: ignore[no-any-return]
             except CancelledError as error:
-                self.late = self.late or error
+                self._late.append(error)
+
+    def __enter__(self) -> bool:
+        return self.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._of.release()
+
+    def notify_all(self) -> None:
+        """Notify all who wait for the condition that this is."""
+        try:
+            self._of.notify_all()
+        except CancelledError as error:  # it is done all the same
+            self._late.append(error)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._condition, name)
+        found = getattr(self._of, name)
+        return _Patient(found, self._late) if hasattr(found, "acquire") else found
+
+
+def insist(native: Any) -> Any:
+    """Make a method complete in green code, even if it is cancelled where it waits for a semaphore.
+
+    Native code never fails there, so nobody is prepared for it: `finally: queue.task_done()` would do nothing.
+    """
+
+    @like(native)
+    def give(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if green_caller() is None:
+            return native(self, *args, **kwargs)
+        late: list[CancelledError] = []
+        found = native(_Patient(self, late), *args, **kwargs)
+        if not late:
+            return found
+        try:
+            raise late[0]
+        finally:
+            del late
+
+    return give
 
 
 def _take_again(lock: Any, count: int) -> None:
@@ -302,7 +334,7 @@ def _take_again(lock: Any, count: int) -> None:
 def semaphore_patches(module: Any) -> tuple[Patch, ...]:
     """Make the patches of `multiprocessing.synchronize`."""
     native_make = module.SemLock._make_methods
-    native_wait, native_notify = module.Condition.wait, module.Condition.notify
+    native_wait = module.Condition.wait
 
     @like(native_make)
     def _make_methods(self: Any) -> None:
@@ -326,20 +358,11 @@ def semaphore_patches(module: Any) -> tuple[Patch, ...]:
             self._woken_count.release()
             _take_again(self._lock, count)
 
-    @like(native_notify)
-    def notify(self: Any, n: int = 1) -> None:
-        if green_caller() is None:
-            return native_notify(self, n)  # type: ignore[no-any-return]
-        patient = _Patient(self)
-        native_notify(patient, n)
-        if patient.late is None:
-            return None
-        try:
-            raise patient.late
-        finally:
-            del patient
-
-    return (*patches(module.SemLock, [_make_methods]), *patches(module.Condition, [wait, notify]))
+    return (
+        *patches(module.SemLock, [_make_methods]),
+        *patches(module.Condition, [wait, insist(module.Condition.notify)]),
+        *patches(module.Event, [insist(module.Event.set), insist(module.Event.clear)]),
+    )
 
 
 def _live(module: str, name: str) -> list[Any]:
