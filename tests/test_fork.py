@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import io
 import logging
 import multiprocessing
@@ -14,6 +15,7 @@ import sys
 import threading
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -292,6 +294,35 @@ def test_exit_codes(arun, patched, argument, code, capfd):
     arun(main)
     if isinstance(argument, str):
         assert "a message" in capfd.readouterr().err
+
+
+def test_the_child_waits_for_its_threads(arun, patched, capfd):
+    """`sys.exit` waits for threads that are no daemons and for the work of executors, as in any process."""
+
+    async def main():
+        def fn():
+            number = os.fork()
+            if number:
+                return number
+            atexit.register(os.write, 1, b"atexit\n")
+            allowed = threading.Event()
+
+            def work():
+                allowed.wait(20)
+                time.sleep(0.01)
+                os.write(1, b"work\n")
+
+            executor = ThreadPoolExecutor(1)
+            executor.submit(work)
+            executor.shutdown(wait=False)
+            threading.Thread(target=work).start()
+            allowed.set()
+            sys.exit(3)
+
+        assert await code_of(await to_greenlet(fn)) == 3
+
+    arun(main)
+    assert capfd.readouterr().out == "work\nwork\natexit\n"
 
 
 def test_the_child_of_async_code_that_cancels_its_tasks_runs_nothing_of_the_parents(arun, patched):

@@ -14,6 +14,7 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+import threading
 from typing import Any, NoReturn
 
 from ._asyncio import get_hooks, set_hooks
@@ -21,6 +22,9 @@ from ._green import PARKED, Abandoned, Forked, Green, ThreadState, getcurrent, g
 from ._readiness import forget_parent
 
 __all__ = ["leave"]
+
+_ENDS = ((threading, "_shutdown"), (atexit, "_run_exitfuncs"))
+"""What the interpreter calls at its end, in its order: threads that are no daemons, and executors, end first."""
 
 _inherited: list[Any] = []
 
@@ -67,7 +71,11 @@ def leave(error: SystemExit) -> NoReturn:
     if code is not None and not isinstance(code, int):
         print(code, file=sys.stderr)
         code = 1
-    getattr(atexit, "_run_exitfuncs", lambda: None)()
+    for module, name in _ENDS:
+        try:
+            getattr(module, name, lambda: None)()
+        except BaseException:  # as the interpreter does, shown and passed over
+            sys.excepthook(*sys.exc_info())
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()
