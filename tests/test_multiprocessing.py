@@ -13,6 +13,7 @@ import multiprocessing.pool
 import os
 import pkgutil
 import queue
+import random
 import signal
 import threading
 import time
@@ -760,6 +761,35 @@ class TestConditions:
 
         arun(main)
 
+    def test_whoever_times_out_as_another_process_notifies(self, arun):
+        condition = fork.Condition()
+        end_of_all = time.monotonic() + 2
+
+        def notify():
+            while time.monotonic() < end_of_all:
+                with condition:
+                    condition.notify_all()  # finds no permit that somebody has given back late, or fails
+                time.sleep(random.random() * 0.004)
+
+        def wait():
+            while time.monotonic() < end_of_all:
+                with condition:
+                    condition.wait(random.random() * 0.004)
+
+        async def compute():
+            while time.monotonic() < end_of_all:
+                end_of_turn = time.perf_counter() + 0.003
+                while time.perf_counter() < end_of_turn:
+                    pass
+                await asyncio.sleep(0.0005)
+
+        async def main():
+            child = child_of(notify)
+            await asyncio.gather(compute(), *(to_greenlet(wait) for _ in range(4)))
+            assert await to_greenlet(end, child) == 0
+
+        arun(main)
+
     def test_cancelled_waiter_leaves_with_the_lock_given_back(self, arun):
         async def main():
             condition = fork.Condition()
@@ -1059,6 +1089,24 @@ def test_a_cancelled_call_of_a_proxy(arun):
 
     arun(main)
     gc.collect()
+
+
+def test_a_cancelled_start_of_a_manager_leaves_no_server(arun):
+    begun = fork.Event()
+
+    def begin():
+        begun.set()
+        time.sleep(60)
+
+    async def main():
+        manager = multiprocessing.managers.SyncManager(ctx=fork)
+        starting = asyncio.create_task(to_greenlet(manager.start, begin))
+        await to_greenlet(begun.wait, 20)
+        starting.cancel()
+        assert isinstance((await ended(starting))[0], asyncio.CancelledError)
+        assert not multiprocessing.active_children()
+
+    arun(main)
 
 
 def test_process_pool_executor(arun):

@@ -6,6 +6,7 @@ imports none.
 
 from __future__ import annotations
 
+from asyncio import CancelledError
 from functools import cache
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -127,8 +128,12 @@ def _local_patches(module: Any) -> tuple[Patch, ...]:
 
 @cache
 def _manager_patches(module: Any) -> tuple[Patch, ...]:
-    """Make the patches of `multiprocessing.managers`: nobody reads the answer that another call gave up waiting for."""
-    native_call = module.BaseProxy._callmethod
+    """Make the patches of `multiprocessing.managers`.
+
+    Nobody reads the answer that another call gave up waiting for; and a server that is not known to have started, which
+    nobody could shut down, is ended.
+    """
+    native_call, native_start = module.BaseProxy._callmethod, module.BaseManager.start
 
     @like(native_call)
     def _callmethod(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -145,7 +150,18 @@ def _manager_patches(module: Any) -> tuple[Patch, ...]:
                 connection.close()
             raise
 
-    return patches(module.BaseProxy, [_callmethod])
+    @like(native_start)
+    def start(self: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return native_start(self, *args, **kwargs)
+        except CancelledError:
+            process = getattr(self, "_process", None)
+            if process is not None and process.pid is not None:
+                process.kill()
+                process.join()
+            raise
+
+    return (*patches(module.BaseProxy, [_callmethod]), *patches(module.BaseManager, [start]))
 
 
 GROUP = Group(

@@ -6,6 +6,10 @@ processes give back, a thread waits for, natively, as long as a green waits. It 
 gives it back if everybody has left meanwhile, so that a wait that is cancelled or times out loses none. A green that
 only tries, while nobody waits, waits for the end of the thread, which may have in its hands what nobody wants any more.
 
+Of the semaphore on which a condition's sleepers wait, that thread takes nothing. Who has given up says so, and whoever
+notifies takes back what is left; a permit that were in the thread's hands just then would come back too late, and the
+next to notify would find it. So there the thread looks from time to time, and the green takes.
+
 A recursive lock belongs to a green. Natively it belongs to a thread, which all greens of a loop share; so a permit that
 the watching thread has taken cannot be handed over. It is given back at once, and the first green tries.
 """
@@ -41,16 +45,23 @@ _SLICE = 0.1
 _PATIENCE = 10 * _SLICE
 """Seconds for that thread to end, once nobody waits."""
 
+_GLANCES = (0.0005, 0.005)
+"""Seconds from one look to the next, where the thread takes nothing: at first, and at most."""
+
 
 class SemLock(Shared):
     """Stands before a `_multiprocessing.SemLock`; greens that wait for it park."""
 
-    __slots__ = ("_holds", "_kept", "_native", "_owner", "_recursive", "_tried", "_watched")
+    __slots__ = ("_holds", "_kept", "_native", "_owner", "_recursive", "_tried", "_watched", "is_of_sleepers")
+
+    is_of_sleepers: bool
+    """Whether it is the one on which a condition's sleepers wait."""
 
     def __init__(self, native: Any) -> None:
         super().__init__()
         self._native = native
         self._recursive = native.kind == _RECURSIVE
+        self.is_of_sleepers = False
         self._reset()
 
     def _reset(self) -> None:
@@ -192,7 +203,7 @@ class SemLock(Shared):
 
     def _run(self) -> None:
         while self._waiters:
-            if not self._kept and not self._take_natively():
+            if not self._kept and not (self._see() if self.is_of_sleepers else self._take_natively()):
                 continue
             if not self._waiters:
                 self._give_back()
@@ -209,6 +220,16 @@ class SemLock(Shared):
             self._native.release()
         else:
             self._kept.append(True)
+        return True
+
+    def _see(self) -> bool:
+        end = _original.monotonic() + _SLICE
+        pause, longest = _GLANCES
+        while self._native._is_zero():
+            if _original.monotonic() > end:
+                return False
+            _original.sleep(pause)
+            pause = min(2 * pause, longest)
         return True
 
     def _is_mine(self) -> bool:
@@ -353,6 +374,7 @@ def semaphore_patches(module: Any) -> tuple[Patch, ...]:
         for _ in range(count):
             self._lock.release()
         try:
+            self._wait_semaphore._semlock.is_of_sleepers = True
             return self._wait_semaphore.acquire(True, timeout)  # type: ignore[no-any-return]
         finally:
             self._woken_count.release()
