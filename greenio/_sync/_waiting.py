@@ -220,7 +220,7 @@ class Shared:
         waiters = self._waiters
         waiter = _Waiter(green, waiters)
         covered: list[_Waiter] = []
-        begun = green.parks
+        is_new = True
         try:
             green.waiter = waiter
             covered = waiter.cover()
@@ -230,7 +230,8 @@ class Shared:
                 found = self._attempt_in_turn(waiter)
                 if found is not NOTHING:
                     return found
-                if mark == begun:
+                if is_new:
+                    is_new = False
                     self._doubt()
                     if self._available():
                         self._invite()
