@@ -276,6 +276,35 @@ class TestLikeAnyThread:
             finish(loop)
 
 
+def test_started_in_a_nested_loop(arun):
+    """It is a greenlet of the loop around it: so it outlives it, and async code may join it."""
+
+    async def main():
+        def body():
+            gate.wait(20)
+            seen.append(in_greenlet())
+
+        async def start():
+            made.append(threading.Thread(target=body))
+            made[0].start()
+
+        async def join():
+            made[0].join(20)
+            return made[0].is_alive()
+
+        def work():
+            asyncio.run(start())
+            assert made[0].is_alive()
+            gate.set()
+            return asyncio.run(join())
+
+        gate, made, seen = threading.Event(), [], []
+        assert await to_greenlet(work) is False
+        assert seen == [True]
+
+    arun(main)
+
+
 class TestRealOnes:
     def test_started_by_native_and_async_code(self, arun):
         async def main():
@@ -293,34 +322,6 @@ class TestRealOnes:
             assert await to_greenlet(lambda: await_(start())) is False
             assert await to_greenlet(start) is False
             assert seen == [False] * 3
-
-        arun(main)
-
-    def test_started_in_a_nested_loop(self, arun):
-        """It outlives the loop, and async code may join it, as long as it takes."""
-
-        async def main():
-            def body():
-                gate.wait(20)
-                seen.append(in_greenlet())
-
-            async def start():
-                made.append(threading.Thread(target=body))
-                made[0].start()
-
-            async def join():
-                made[0].join(20)
-                return made[0].is_alive()
-
-            def work():
-                asyncio.run(start())
-                assert made[0].is_alive()
-                gate.set()
-                return asyncio.run(join())
-
-            gate, made, seen = threading.Event(), [], []
-            assert await to_greenlet(work) is False
-            assert seen == [False]
 
         arun(main)
 

@@ -220,15 +220,24 @@ def test_at_exactly_that_park(arun, blow):
 def test_handlers_want_the_lock_that_they_interrupt(arun, loop_kind, age):
     """Greens of two loops take and release an RLock, and signal handlers take it too, wherever they come."""
     lock = threading.RLock() if age == "new" else PassableRLock(_original.RLock())
-    inside, turns, handled = [], [0, 0], []
-    end = time.monotonic() + 0.15 * ROUNDS
+    inside, turns, handled, nested = [], [0, 0], [], []
+    begun = _original.allocate_lock()
+    begun.acquire()
 
     def handler(*_):
-        if in_greenlet():
-            with lock:
-                handled.append(len(inside))
+        nested.append(None)
+        try:
+            if len(nested) < 3:
+                signal.setitimer(signal.ITIMER_REAL, 0.0003)
+            if in_greenlet():
+                with lock:
+                    handled.append(len(inside))
+        finally:
+            nested.pop()
+            signal.setitimer(signal.ITIMER_REAL, 0.0003)
 
     def work(side):
+        end = time.monotonic() + 0.15 * ROUNDS
         while time.monotonic() < end:
             with lock:
                 inside.append(side)
@@ -242,18 +251,23 @@ def test_handlers_want_the_lock_that_they_interrupt(arun, loop_kind, age):
     def other():
         loop = new_loop(loop_kind)
         try:
+            loop.call_soon(begun.release)
             loop.run_until_complete(both(1))
         finally:
             finish(loop)
 
     async def main():
+        beside = asyncio.ensure_future(asyncio.to_thread(other))
+        await asyncio.to_thread(begun.acquire)
         before = signal.signal(signal.SIGALRM, handler)
-        signal.setitimer(signal.ITIMER_REAL, 0.0003, 0.0003)
+        signal.setitimer(signal.ITIMER_REAL, 0.0003)
         try:
-            await asyncio.gather(both(0), asyncio.to_thread(other))
+            await both(0)
         finally:
+            signal.signal(signal.SIGALRM, signal.SIG_IGN)
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
+        await beside
         assert handled
         assert all(turns)
         assert repr(lock).startswith("<unlocked")

@@ -1,8 +1,8 @@
 """Threads that green code starts, as greenlets of its loop: an option, since a thread that is none surprises many.
 
 `asyncio.run` in such a thread works, as it does in any green; what blocks in C holds all of them. What asyncio, the
-executors and multiprocessing start stays a real thread, and so does what async code starts, in the loop of such an
-`asyncio.run` too.
+executors and multiprocessing start stays a real thread, and so does what async code starts. What the loop of such an
+`asyncio.run` starts is a greenlet of the loop around it, and outlasts that one.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from asyncio import CancelledError
 from contextvars import Context
 from types import FrameType
 
-from .._core import Green, GreenletExit, current_green, get_running_loop, spawn
+from .._core import Green, GreenletExit, Host, current_green, get_running_loop, spawn
 from .._sync import GreenIdentity
 from ._identity import is_of_the_thread
 from ._table import Group, Patch
@@ -29,17 +29,22 @@ class Switch:
 
 def starts_greenlet(green: Green, thread: threading.Thread, caller: FrameType) -> bool:
     """Tell whether a thread that is being started is to be a greenlet."""
-    if not Switch.on or green.visible or get_running_loop() is not None:  # a nested loop: its end would cancel it
-        return False
-    return not thread._started.is_set() and not is_of_the_thread(caller)  # type: ignore[attr-defined]
+    return Switch.on and not green.visible and not thread._started.is_set() and not is_of_the_thread(caller)  # type: ignore[attr-defined]
 
 
 def start_greenlet(green: Green, thread: threading.Thread) -> None:
     """Start `thread` as a greenlet of the loop of `green`. It runs from the loop's next turn on. Never parks."""
     identity = GreenIdentity()
     identity.joined = not thread.daemon
-    threads = green.host.threads
     begin_thread(thread, identity)
+    if get_running_loop() is None:
+        _spawn(green.host, thread, identity)
+    else:  # a loop that the green runs, which would cancel the task at its end
+        green.host.call_soon(_spawn, green.host, thread, identity)
+
+
+def _spawn(host: Host, thread: threading.Thread, identity: GreenIdentity) -> None:
+    threads = host.threads
     try:
         # As a new thread does it starts with an empty context.
         task = Context().run(spawn, _run, thread, identity)
