@@ -74,16 +74,23 @@ def unpatched():
     monkey.unpatch_all()
 
 
+def identity(value):
+    """Tell which object it is; of a bound method, which is made anew, what it is made of."""
+    if type(value) is types.MethodType:
+        return id(value.__func__), id(value.__self__)
+    return (value.__name__, id(value.__self__)) if type(value) is types.BuiltinMethodType else id(value)
+
+
 def snapshot():
     """Tell the identity of all that modules and patched classes hold."""
     found = {
-        (name, key): id(value)
+        (name, key): identity(value)
         for name, module in tuple(sys.modules.items())
         if isinstance(module, types.ModuleType) and name.partition(".")[0] not in KEPT_ELSEWHERE
         for key, value in tuple(vars(module).items())
     }
     for owner in {patch.owner for patch in PATCHES if isinstance(patch.owner, type)} | {Client}:
-        found.update(((owner, key), id(value)) for key, value in tuple(vars(owner).items()))
+        found.update(((owner, key), identity(value)) for key, value in tuple(vars(owner).items()))
     return found
 
 
