@@ -285,8 +285,19 @@ def test_copying(arun, offloading, path, tmp_path, threads):
     assert threads
 
 
-def test_cancellation_waits_for_the_operation(arun, offloading, path, monkeypatch):
-    go_on = threading.Event()
+@pytest.fixture
+def go_on(monkeypatch):
+    """Has the threads of operations begin when it is set."""
+    event = threading.Event()
+    native = _original.start_new_thread
+    monkeypatch.setattr(
+        _original, "start_new_thread", lambda call, args: native(lambda: (event.wait(20), call()), args)
+    )
+    yield event
+    event.set()
+
+
+def test_cancellation_waits_for_the_operation(arun, offloading, path, go_on):
     written = []
 
     def write():
@@ -294,11 +305,6 @@ def test_cancellation_waits_for_the_operation(arun, offloading, path, monkeypatc
             written.append(file.write(DATA))
             os.fsync(file.fileno())
             asyncio.run(asyncio.sleep(30))
-
-    native = _original.start_new_thread
-
-    def slowly(call, args):
-        native(lambda: (go_on.wait(20), call()), args)
 
     async def main():
         task = asyncio.create_task(to_greenlet(write))
@@ -312,8 +318,6 @@ def test_cancellation_waits_for_the_operation(arun, offloading, path, monkeypatc
         assert written == [len(DATA)]
         assert path.read_bytes() == DATA
 
-    monkeypatch.setattr(_original, "start_new_thread", slowly)
-    go_on.clear()
     arun(main)
 
 
@@ -321,8 +325,7 @@ class Alarm(Exception):
     """What a signal handler raises."""
 
 
-def test_what_a_handler_raises_waits_for_the_operation(arun, offloading, path, monkeypatch):
-    go_on = threading.Event()
+def test_what_a_handler_raises_waits_for_the_operation(arun, offloading, path, go_on):
     raised = threading.Event()
 
     def ring(signum, frame):
@@ -335,11 +338,6 @@ def test_what_a_handler_raises_waits_for_the_operation(arun, offloading, path, m
             file.write(DATA)
         return path.read_bytes()
 
-    native = _original.start_new_thread
-
-    def slowly(call, args):
-        native(lambda: (go_on.wait(20), call()), args)
-
     async def main():
         task = asyncio.create_task(to_greenlet(write))
         await until_parked()
@@ -350,13 +348,11 @@ def test_what_a_handler_raises_waits_for_the_operation(arun, offloading, path, m
         go_on.set()
         assert await asyncio.wait_for(task, 20) == DATA
 
-    monkeypatch.setattr(_original, "start_new_thread", slowly)
     before = signal.getsignal(signal.SIGUSR1)
     try:
         with monkey.patched("signal"):
             arun(main)
     finally:
-        go_on.set()
         signal.signal(signal.SIGUSR1, before)
 
 

@@ -20,7 +20,7 @@ from operator import index
 from typing import Any
 
 from .._core import forget
-from ._buffered_files import BUFFERED, CHUNK, give_back, is_dry, take_back, take_back_into
+from ._buffered_files import BUFFERED, CHUNK, give_back, is_dry, read_lines, take_back, take_back_into
 from ._descriptors import read_into, read_some, write_some
 from ._fifos import open as open_descriptor
 from ._layers import build, model, native_open, raw_mode, subclass
@@ -99,21 +99,9 @@ def _raw_readline(self: Any, size: int | None = -1, /) -> bytes:
 
 
 def _raw_readlines(self: Any, hint: int | None = -1, /) -> list[bytes]:
-    if green_caller() is None or not (hint is None or hasattr(hint, "__index__")):
+    if green_caller() is None:
         return _Raw.readlines(self, hint)  # type: ignore[arg-type]
-    most = 0 if hint is None else index(hint)
-    lines: list[bytes] = []
-    size = 0
-    try:
-        for line in self:
-            lines.append(line)
-            size += len(line)
-            if 0 < most < size:
-                break
-    except BaseException:
-        give_back(self, b"".join(lines))
-        raise
-    return lines
+    return read_lines(self, hint, lambda lines: give_back(self, b"".join(lines)))
 
 
 def _raw_write(self: Any, data: Any, /) -> int | None:
