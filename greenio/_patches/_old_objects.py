@@ -45,7 +45,9 @@ class _Place:
     old: Any
     new: Any
 
-    def undo(self, is_in_use: Callable[[Any], bool], holders: Mapping[int, list[Any]]) -> bool:
+    def undo(
+        self, is_in_use: Callable[[Any], bool], has_waiters: Callable[[Any], bool], holders: Mapping[int, list[Any]]
+    ) -> bool:
         """Put the old object back, unless somebody has set the name since; False if the new one is in use and stays."""
         if is_in_use(getattr(self.new, "__self__", self.new)):
             return False
@@ -58,7 +60,7 @@ class _Place:
             for namespace in _namespaces_of(owner):
                 if not _same(namespace.get(self.key), self.new):
                     continue
-                if _has_waiters(owner):
+                if has_waiters(owner):
                     is_back = False
                 else:
                     namespace[self.key] = self.old
@@ -95,6 +97,18 @@ def _same(found: Any, new: Any) -> bool:
 def _has_waiters(owner: Any) -> bool:
     """Tell whether somebody waits for a condition, who will take its lock again by what it is now."""
     return isinstance(owner, threading.Condition) and bool(owner._waiters)  # type: ignore[attr-defined]
+
+
+def _asked_once(ask: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """Make a question that has one answer for each object."""
+    answers: dict[int, tuple[Any, bool]] = {}
+
+    def answer(of: Any) -> bool:
+        if id(of) not in answers:
+            answers[id(of)] = of, ask(of)
+        return answers[id(of)][1]
+
+    return answer
 
 
 class Adoption:
@@ -134,10 +148,12 @@ class Adoption:
     def undo(self) -> None:
         """Put the old objects back, but for those that are in use: they stay until the next time."""
         holders = _holders_of(self._places)
+        # Both are asked once: a condition has its lock, and the methods of that, in several places.
+        is_in_use, has_waiters = _asked_once(self._is_in_use), _asked_once(_has_waiters)
         kept: list[_Place] = []
         while self._places:
             place = self._places.pop()
-            if not place.undo(self._is_in_use, holders):
+            if not place.undo(is_in_use, has_waiters, holders):
                 kept.append(place)
             self._leave(getattr(place.new, "__self__", place.new))
         self._places = kept[::-1]
