@@ -6,6 +6,7 @@ import _thread
 import asyncio
 import concurrent.futures
 import copy
+import itertools
 import os
 import pickle
 import queue
@@ -17,6 +18,8 @@ from functools import cached_property, partial
 import pytest
 
 from greenio import _original, await_, monkey, spawn, to_greenlet
+from greenio._patches import _threading
+from greenio._sync import PassableRLock
 from waiting import until, until_parked
 
 NATIVE_LOCK, NATIVE_RLOCK = [_thread.LockType], [_thread.RLock]  # in containers, where a patch leaves them alone
@@ -144,6 +147,22 @@ def test_there_and_back(holder):
     assert all(new is old for new, old in zip(queues(holder), before[1], strict=True))
     assert holder.acquire.__self__ is holder.lock
     assert holder.get.__self__ is holder.queue
+
+
+def test_all_of_a_condition_goes_back_or_nothing(monkeypatch):
+    """Whatever comes between its parts: the lock itself is in several places, as are its methods."""
+    condition = threading.Condition()
+    answers = itertools.cycle([True, False])
+    with monkey.patched():
+        assert isinstance(condition._lock, PassableRLock)
+        with monkeypatch.context() as changed:
+            changed.setattr(_threading._adoption, "_is_in_use", lambda _: next(answers))
+            monkey.unpatch_all()
+    parts = condition._lock, condition.acquire.__self__, condition.release.__self__, condition._is_owned.__self__
+    assert len({type(part) for part in parts}) == 1
+    with monkey.patched():
+        pass
+    assert type(condition._lock) is NATIVE_RLOCK[0]
 
 
 @pytest.mark.parametrize("name", ["LockType", "lock"])
