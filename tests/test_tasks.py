@@ -717,6 +717,23 @@ def test_tracebacks_show_the_users_frames(frun, parks):
     frun(main)
 
 
+def test_traceback_of_what_a_task_awaits_shows_the_users_frames(frun):
+    async def main():
+        async def fails():
+            await asyncio.sleep(0)
+            raise KeyError("from the bottom")
+
+        async def waits():
+            try:
+                await asyncio.ensure_future(fails())
+            except KeyError as error:
+                return [entry.name for entry in traceback.extract_tb(error.__traceback__)]
+
+        assert await asyncio.ensure_future(waits()) == ["waits", "fails"]
+
+    frun(main)
+
+
 def test_origin_of_a_task_in_debug_mode(loop_kind, patched):
     async def main():
         task = asyncio.get_running_loop().create_task(asyncio.sleep(0))

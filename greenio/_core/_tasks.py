@@ -168,7 +168,9 @@ def _steps(coroutine: Any, loop: Any) -> Generator[Any, Any, Any]:
             except GeneratorExit:
                 raise
             except BaseException as error:
-                fn, argument = coroutine.throw, error
+                own = error.__traceback__  # this frame's, which no task would add
+                fn, argument = coroutine.throw, error.with_traceback(own.tb_next if own is not None else None)
+                own = None
             yielded = None
             if host is None:  # not before: a host is made in a loop that runs
                 try:
