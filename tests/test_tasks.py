@@ -904,6 +904,19 @@ def test_install_and_uninstall(loop_kind, patched):
         finish(loop)
 
 
+def test_an_installed_loops_executor_is_called_as_any_loops(loop_kind, patched):
+    loop = new_loop(loop_kind)
+
+    async def main():
+        return await loop.run_in_executor(executor=None, func=in_greenlet)
+
+    try:
+        install(loop)
+        assert loop.run_until_complete(main())
+    finally:
+        finish(loop)
+
+
 def test_install_keeps_an_earlier_executor_and_factory(loop_kind, patched):
     from concurrent.futures import ThreadPoolExecutor
 

@@ -75,11 +75,11 @@ def uninstall(loop: AbstractEventLoop) -> None:
         installed.executor.shutdown(wait=False)
 
 
-def _run_green(native: Callable[..., Any], executor: GreenletPoolExecutor) -> Any:
-    def run_in_executor(executor_: Any, func: Callable[..., Any], *args: Any) -> Any:
-        if executor_ is None and not is_native_work(func):
-            executor_ = executor
-        return native(executor_, func, *args)
+def _run_green(native: Callable[..., Any], green: GreenletPoolExecutor) -> Any:
+    def run_in_executor(executor: Any, func: Callable[..., Any], *args: Any) -> Any:
+        if executor is None and not is_native_work(func):
+            executor = green
+        return native(executor, func, *args)
 
-    run_in_executor.executor = executor  # type: ignore[attr-defined]
+    run_in_executor.executor = green  # type: ignore[attr-defined]
     return run_in_executor
