@@ -136,6 +136,28 @@ def test_iterate(arun):
     green(arun, body)
 
 
+class Ticker:
+    """Its iteration begins where it is asked for, in a task of the loop."""
+
+    def __aiter__(self):
+        loop = asyncio.get_running_loop()
+        self.tasks = [loop.create_task(asyncio.sleep(0, number)) for number in range(3)]
+        return self
+
+    async def __anext__(self):
+        if not self.tasks:
+            raise StopAsyncIteration
+        return await self.tasks.pop(0)
+
+
+@pytest.mark.parametrize("face", [iterate, autosync])
+def test_an_iteration_begins_where_the_loop_is_visible(arun, face):
+    def body():
+        assert list(face(Ticker())) == [0, 1, 2]
+
+    green(arun, body)
+
+
 def test_iteration_that_is_left_early_is_closed_by_the_loop(arun):
     log = []
 

@@ -88,10 +88,16 @@ def iterate(iterable: AsyncIterable[T]) -> Iterator[T]:
     Raises:
         TypeError: It is no asynchronous iterable.
     """
-    method = getattr(type(iterable), "__aiter__", None)
-    if method is None:
+    if not hasattr(type(iterable), "__aiter__"):
         raise TypeError(f"iterate() takes an asynchronous iterable, not {iterable!r}")
-    return _Iteration(method(iterable))
+    return _Iteration(_iterator(iterable))
+
+
+@_unseen
+def _iterator(iterable: AsyncIterable[T]) -> AsyncIterator[T]:
+    """Ask for the iterator where the host loop is visible, if there is one: it may begin with a task."""
+    method = type(iterable).__aiter__
+    return await_(_called(method, (iterable,), {})) if in_greenlet() else method(iterable)
 
 
 class _Entered(AbstractContextManager[T]):
@@ -229,8 +235,7 @@ class _ResultIteration(_Iteration[Any]):
 
 @_unseen
 def _iter(self: Any) -> Any:
-    target = _get(self, _TARGET)
-    return _ResultIteration(type(target).__aiter__(target))
+    return _ResultIteration(_iterator(_get(self, _TARGET)))
 
 
 @_unseen
