@@ -78,6 +78,24 @@ def test_as_many_workers_as_asked_for(arun, patched):
     arun(main)
 
 
+def test_work_that_never_parks_leaves_the_loop_its_turns(arun, patched):
+    async def main():
+        executor = GreenletPoolExecutor(1)
+        done = []
+
+        def again():
+            done.append(1)
+            if len(done) < 1000:
+                executor.submit(again)
+
+        executor.submit(again)
+        await turns(50)
+        assert 0 < len(done) < 1000
+        await to_greenlet(executor.shutdown)
+
+    arun(main)
+
+
 @pytest.mark.parametrize("known", [True, False])
 def test_default_executor_of_a_loop(loop_kind, patched, known):
     loop = new_loop(loop_kind)

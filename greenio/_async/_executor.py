@@ -21,7 +21,7 @@ from functools import partial
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
 from .. import _original
-from .._core import Host, current_green, current_loop, host_of, is_native_work, spawn
+from .._core import Green, Host, current_green, current_loop, host_of, is_native_work, spawn, yield_once
 from .._sync import GreenIdentity, Lock
 
 __all__ = ["GreenletPoolExecutor"]
@@ -177,7 +177,7 @@ class GreenletPoolExecutor(ThreadPoolExecutor):
         green.identity = worker.identity
         try:
             if self._begin(worker):
-                self._work_off()
+                self._work_off(green)
         finally:
             if self._is_shut_down or self._refusal:
                 worker.identity.end()
@@ -203,7 +203,8 @@ class GreenletPoolExecutor(ThreadPoolExecutor):
             if not future.done():
                 future.set_exception(BrokenThreadPool(self._refusal))
 
-    def _work_off(self) -> None:
+    def _work_off(self, green: Green) -> None:
+        parks = -1
         while True:
             try:
                 future, call = self._items.popleft()
@@ -212,6 +213,9 @@ class GreenletPoolExecutor(ThreadPoolExecutor):
             if not future.set_running_or_notify_cancel():
                 continue
             try:
+                if green.parks == parks:
+                    yield_once(green)  # the work before this never parked, and there may be no end of such
+                parks = green.parks
                 result = call()
             except BaseException as error:
                 _settle(future.set_exception, error)
