@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import gc
 import sys
 import threading
 import time
+import weakref
 from concurrent.futures.thread import BrokenThreadPool
 
 import anyio
@@ -92,6 +94,29 @@ def test_work_that_never_parks_leaves_the_loop_its_turns(arun, patched):
         await turns(50)
         assert 0 < len(done) < 1000
         await to_greenlet(executor.shutdown)
+
+    arun(main)
+
+
+def test_one_that_is_dropped_is_gone_before_its_loop(arun, patched):
+    local = threading.local()
+
+    class Value:
+        pass
+
+    def keep():
+        local.value = Value()
+        return weakref.ref(local.value)
+
+    async def main():
+        executor = GreenletPoolExecutor(1)
+        value = await asyncio.wrap_future(executor.submit(keep))
+        await turns()
+        gone = weakref.ref(executor)
+        del executor
+        gc.collect()
+        assert gone() is None
+        assert value() is None
 
     arun(main)
 

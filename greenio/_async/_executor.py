@@ -19,9 +19,10 @@ from concurrent.futures.thread import BrokenThreadPool
 from contextvars import Context
 from functools import partial
 from typing import Any, NoReturn, ParamSpec, TypeVar
+from weakref import ref
 
 from .. import _original
-from .._core import Green, Host, current_green, current_loop, host_of, is_native_work, spawn, yield_once
+from .._core import Green, Host, HostedThread, current_green, current_loop, host_of, is_native_work, spawn, yield_once
 from .._sync import GreenIdentity, Lock
 
 __all__ = ["GreenletPoolExecutor"]
@@ -47,12 +48,20 @@ class _Worker:
 
 
 class _AtLoopsEnd:
-    """What a host calls when its loop is closed: nobody waits for work any more that nobody will do."""
+    """What a host calls when its loop is closed: nobody waits for work any more that nobody will do.
+
+    It does not keep the executor, which goes when nobody has it and no work is left, as one of threads does.
+    """
 
     joined = False
 
-    def __init__(self, end: Callable[[], None]) -> None:
-        self.end = end
+    def __init__(self, executor: GreenletPoolExecutor) -> None:
+        self._executor = ref(executor)
+
+    def end(self) -> None:
+        executor = self._executor()
+        if executor is not None:
+            executor._end_with_loop()
 
 
 class GreenletPoolExecutor(ThreadPoolExecutor):
@@ -151,7 +160,7 @@ class GreenletPoolExecutor(ThreadPoolExecutor):
             self._working += count
         assert self._loop is not None
         self._host = host_of(self._loop)
-        self._host.threads[self] = _AtLoopsEnd(self._end_with_loop)
+        self._host.threads[ref(self, partial(_forget, self._host.threads, self._idle))] = _AtLoopsEnd(self)
         for _ in range(count):
             worker = self._idle.pop() if self._idle else self._new_worker()
             worker.is_working = True
@@ -270,22 +279,29 @@ class GreenletPoolExecutor(ThreadPoolExecutor):
             self._ended.release()
         if native is not None:
             native.shutdown(wait, cancel_futures=cancel_futures)
-        self._let_idle_go()
+        _let_go(self._idle)
         if self._host is not None:
-            self._host.threads.pop(self, None)
-
-    def _let_idle_go(self) -> None:
-        while self._idle:
-            self._idle.pop().identity.end()
+            self._host.threads.pop(ref(self), None)
 
     def _end_with_loop(self) -> None:
         self._is_shut_down = True
         self._drop_items()
-        self._let_idle_go()
+        _let_go(self._idle)
 
     def __repr__(self) -> str:
         state = "shut down" if self._is_shut_down else f"{self._working} working, {len(self._items)} waiting"
         return f"<{type(self).__name__} [{state}] max_workers={self._limit}>"
+
+
+def _forget(threads: dict[Any, HostedThread], idle: list[_Worker], executor: ref[GreenletPoolExecutor]) -> None:
+    """Let go of what was kept for an executor that is no more."""
+    threads.pop(executor, None)
+    _let_go(idle)
+
+
+def _let_go(idle: list[_Worker]) -> None:
+    while idle:
+        idle.pop().identity.end()
 
 
 def _settle(setter: Callable[[Any], None], outcome: Any) -> None:

@@ -145,7 +145,7 @@ async def _main(fn: Callable[..., T], args: tuple[Any, ...]) -> T:
         raise
     finally:
         threads = host_of(asyncio.get_running_loop()).threads
-        while joined := [task for task, thread in threads.items() if thread.joined]:
+        while joined := [task for task, thread in threads.copy().items() if thread.joined]:
             await asyncio.wait(joined)
 
 

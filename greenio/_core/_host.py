@@ -119,7 +119,7 @@ class Host:
         """Give every parked green a CancelledError, so that its `finally` blocks run while the loop still exists."""
         for call in tuple(self.calls):
             self.end_call(call, "the event loop is being closed", closing=True)
-        for thread in tuple(self.threads.values()):
+        for thread in self.threads.copy().values():  # an executor may be collected at any moment
             thread.end()
         self.ended = True
         if self.poller is not None:
