@@ -285,6 +285,35 @@ def test_autosync_of_what_can_be_awaited_and_entered(arun):
     green(arun, body)
 
 
+def test_autosync_of_attributes_that_are_to_be_awaited(arun):
+    class Row:
+        """As SQLAlchemy's `awaitable_attrs`."""
+
+        def __init__(self):
+            self.saved = asyncio.get_running_loop().create_task(asyncio.sleep(0, "saved"))
+
+        @property
+        def owner(self):
+            return self._load()
+
+        async def _load(self):
+            await asyncio.sleep(0)
+            return Connection()
+
+    async def main():
+        row = Row()
+
+        def body():
+            owner = autosync(row).owner
+            assert isinstance(owner, Connection)
+            assert owner.fetch(1) == [1]
+            assert await_(autosync(row).saved) == "saved"
+
+        await to_greenlet(body)
+
+    arun(main)
+
+
 def test_await_takes_what_can_be_awaited_and_entered(arun):
     def body():
         bare = Pool()

@@ -327,7 +327,9 @@ def _is_async(member: Any) -> bool:
 
 
 def _face(value: Any) -> Any:
-    """Wrap what was found as an attribute."""
+    """Wrap what was found as an attribute; a coroutine, which a property may give, is awaited."""
+    if inspect.iscoroutine(value):
+        return _result(value)
     if isinstance(value, type | ModuleType):
         return value
     if callable(value) and not _has_faces(type(value)):
