@@ -136,6 +136,81 @@ def test_a_green_that_takes_a_lock_twice(arun):
         arun(main)
 
 
+class TestJoin:
+    """Who waits for the end of a thread waits for all that it waits for."""
+
+    @pytest.fixture(params=["thread", "green_thread"])
+    def threads(self, request):
+        if request.param == "thread":
+            yield "thread 'last'"
+        else:
+            with monkey.patched(green_threads=True):
+                yield "of task 'last'"
+
+    def test_by_a_green(self, arun, threads):
+        async def main():
+            lock = threading.RLock()
+            task = spawn(hold_and_join, lock)
+            await until(debug.deadlocks)
+            (found,) = debug.deadlocks()
+            joins, takes = sorted(found.waits, key=lambda wait: "the end of" not in wait.what)
+            assert joins.what.endswith(threads)
+            assert joins.owner == takes.waiter
+            assert joins.waiter == takes.owner
+            assert f" waits for the end of {takes.waiter}\n" in str(found)
+            assert f": {joins.what}\n" in str(debug.run_info())
+            await ended(task)
+            await until(lambda: not debug.deadlocks())
+
+        arun(main)
+
+    def test_by_a_thread(self, arun):
+        async def main():
+            thread = threading.Thread(target=hold_and_join, args=(threading.RLock(), 0.5), name="first")
+            thread.start()
+            await until(debug.deadlocks)
+            (found,) = debug.deadlocks()
+            assert {wait.waiter for wait in found.waits} == {"thread 'first'", "thread 'last'"}
+            await to_greenlet(thread.join)
+
+        arun(main)
+
+    def test_a_look_is_no_wait(self, arun):
+        """CPython up to 3.12 looks by the same function as it waits."""
+
+        async def main():
+            lock, go = threading.RLock(), threading.Event()
+            looker = threading.Thread(target=look, args=(lock, go))
+            looker.start()
+            for _ in range(200):
+                assert debug.deadlocks() == []
+                await asyncio.sleep(0)
+            go.set()
+            await to_greenlet(looker.join)
+
+        def look(lock, go):
+            with lock:
+                thread = threading.Thread(target=take, args=(lock, 20))
+                thread.start()
+                while not go.is_set():
+                    thread.is_alive()
+            thread.join()
+
+        arun(main)
+
+
+def hold_and_join(lock, limit=20):
+    with lock:
+        thread = threading.Thread(target=take, args=(lock, limit), name="last")
+        thread.start()
+        thread.join()
+
+
+def take(lock, limit):
+    if lock.acquire(timeout=limit):
+        lock.release()
+
+
 def test_waits_that_are_no_deadlock(arun, locks):
     one, _ = locks
 

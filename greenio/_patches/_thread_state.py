@@ -14,14 +14,14 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from .. import _original
-from .._sync import GreenIdentity, Lock
+from .._sync import End, GreenIdentity, Lock
 
 __all__ = ["begin_thread", "end_of", "runs_in_this_thread"]
 
 _active: dict[int, threading.Thread] = threading._active  # type: ignore[attr-defined]
 _set = threading.Event.set
 
-_ends: WeakKeyDictionary[threading.Thread, Lock] = WeakKeyDictionary()
+_ends: WeakKeyDictionary[threading.Thread, End] = WeakKeyDictionary()
 """For each thread that a green waits for, and each that is a green: a lock that is held for as long as it lives."""
 
 _hosts: WeakKeyDictionary[threading.Thread, int] = WeakKeyDictionary()
@@ -31,9 +31,7 @@ _hosts: WeakKeyDictionary[threading.Thread, int] = WeakKeyDictionary()
 def begin_thread(thread: Any, identity: GreenIdentity) -> None:
     """Have `thread` stand for what runs under `identity`, from now to the end of that."""
     ident = id(identity)
-    end, stock = Lock(), Lock()
-    end.acquire()
-    stock.acquire()
+    end, stock = End(thread), End(thread)
     _ends[thread] = end
     _hosts[thread] = _original.get_ident()
     thread._ident = ident
@@ -65,8 +63,7 @@ def end_of(thread: threading.Thread) -> Lock:
     """Look up the lock that is free once a thread has ended."""
     end = _ends.get(thread)
     if end is None:
-        end = Lock()
-        end.acquire()
+        end = End(thread)
         _ends[thread] = end
         try:
             _original.start_new_thread(_tell_end, (thread, end))

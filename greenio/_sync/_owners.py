@@ -5,14 +5,15 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable
+from threading import Thread
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 from .. import _original
-from .._core import Green, current_green
+from .._core import Green, current_green, greens
 from ._locks import Lock, RLock
 
-__all__ = ["owner_of", "record_owners"]
+__all__ = ["End", "owner_of", "record_owners", "runner_of"]
 
 _TAKES = ("acquire", "acquire_lock", "__enter__")
 _GIVES = ("release", "release_lock", "__exit__")
@@ -23,10 +24,37 @@ _recorders = 0
 _guard = _original.allocate_lock()
 
 
+class End(Lock):
+    """A lock that is held for as long as a thread lives: who waits for it waits for that thread.
+
+    Attributes:
+        thread: A weak reference to the thread.
+    """
+
+    __slots__ = ("thread",)
+
+    def __new__(cls, thread: Thread) -> Any:
+        return object.__new__(cls)
+
+    def __init__(self, thread: Thread) -> None:
+        super().__init__()
+        self.thread = ref(thread)
+        self.acquire()
+
+
+def runner_of(thread: Thread) -> Green | int | None:
+    """Tell what a thread that lives runs in: a green, or the number of an OS thread. Never parks."""
+    found = (green for green in greens() if getattr(green.identity, "thread", None) is thread)
+    return next(found, thread.ident)
+
+
 def owner_of(shared: Any) -> Green | int | None:
     """Tell who has a lock: a green, the number of a thread, or None if nobody has it or nobody knows. Never parks."""
     if isinstance(shared, RLock):
         return shared._owner()
+    if isinstance(shared, End):
+        thread = shared.thread() if shared.locked() else None
+        return None if thread is None else runner_of(thread)
     if isinstance(shared, Lock):
         return _owners.get(shared) if shared.locked() else None
     owner: Green | int | None = getattr(shared, "_owner", None)  # a semaphore of multiprocessing, taken by a green

@@ -12,10 +12,10 @@ from typing import Any
 
 from .. import _original
 from .._core import Green, Side, parked_since
-from .._sync import Row, Shared, owner_of
+from .._sync import End, Row, Shared, owner_of, runner_of
 from ._stacks import caller_in_library
 
-__all__ = ["Wait", "address_of", "name_of_owner", "name_of_shared", "name_of_thread", "wait_of"]
+__all__ = ["Wait", "address_of", "name_of_end", "name_of_owner", "name_of_shared", "name_of_thread", "wait_of"]
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,8 @@ def _tell(what: object) -> tuple[str, int | None, str | None, str | None]:
         return f"{_direction(what)} fd={what.watch.fd}", what.watch.fd, address_of(what.watch.fd), None
     if isinstance(what, list):
         return " or ".join(_tell(side)[0] for side in what) or "nothing", None, None, None
+    if isinstance(what, End):
+        return name_of_end(what.thread()), None, None, None
     if isinstance(what, Shared):
         return name_of_shared(what), None, None, name_of_owner(owner_of(what))
     if isinstance(what, Task):
@@ -92,7 +94,14 @@ def name_of_shared(shared: Shared) -> str:
     """Name a lock or a queue by its kind and address."""
     if isinstance(shared, Row):
         return f"its turn at {shared.of}"
+    if isinstance(shared, End):
+        return name_of_end(shared.thread())
     return f"{type(shared).__name__.replace('allocate_lock', 'lock')} at {id(shared):#x}"
+
+
+def name_of_end(thread: Any) -> str:
+    """Name the end of a thread by what that runs in."""
+    return f"the end of {'a thread' if thread is None else name_of_owner(runner_of(thread))}"
 
 
 def name_of_owner(owner: Green | int | None) -> str | None:
