@@ -100,6 +100,12 @@ class TestListener:
         with debug.listen():
             assert debug.inspect(os.getpid()).startswith("process ")
 
+    def test_later_one_takes_the_place_of_an_earlier_one(self, directory):
+        with debug.listen() as earlier, debug.listen():
+            earlier.close()
+            assert debug.inspect(os.getpid()).startswith("process ")
+        assert os.listdir(directory) == []
+
     def test_who_says_nothing_is_not_waited_for_long(self, monkeypatch):
         monkeypatch.setattr(_listener, "_PATIENCE", 0.05)
         with debug.listen() as listener, socket.socket(socket.AF_UNIX) as silent:

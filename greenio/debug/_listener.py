@@ -80,8 +80,10 @@ class Listener:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.path)  # of a process that had the same number
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._inode: int | None = None
         try:
             self._socket.bind(self.path)
+            self._inode = os.lstat(self.path).st_ino
             self._socket.listen(4)
             self._socket.settimeout(None)
             atexit.register(self.close)
@@ -98,7 +100,8 @@ class Listener:
             with contextlib.suppress(OSError):
                 self._socket.shutdown(socket.SHUT_RDWR)  # wakes the thread, which a mere close would not
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(self.path)
+                if os.lstat(self.path).st_ino == self._inode:  # else that of a later listener
+                    os.unlink(self.path)
         self._socket.close()
 
     def _serve(self) -> None:
@@ -134,7 +137,7 @@ def listen() -> Listener:
 
     Makes a Unix socket in a directory of mode 0700, below XDG_RUNTIME_DIR or the directory for temporary files, with
     the process's number for a name, and removes it at the end, if that is not by `os._exit` or by a signal. A thread
-    answers. A forked child does not listen.
+    answers. A forked child does not listen. A later listener takes the place of an earlier one.
 
     Returns:
         The listener; close it, use it in a `with` block, or forget it.
