@@ -207,6 +207,13 @@ def test_dump_to_a_file_and_back(arun, tmp_path):
     assert signal.getsignal(signal.SIGUSR1) is before
 
 
+def test_unknown_form_is_refused_before_the_signal_comes():
+    before = signal.getsignal(signal.SIGUSR1)
+    with pytest.raises(ValueError, match='"json" or "tree"'):
+        debug.dump_on_signal(signal.SIGUSR1, form="xml")
+    assert signal.getsignal(signal.SIGUSR1) is before
+
+
 def test_thread_ends_with_the_listener():
     listener = debug.listen()
     assert "greenio listener" in [thread.name for thread in threading.enumerate()]

@@ -20,7 +20,7 @@ from typing import Literal, TextIO
 
 from .. import _original
 from ._deadlocks import deadlocks
-from ._run_info import remember_loop, render
+from ._run_info import check_form, remember_loop, render
 
 __all__ = ["Listener", "dump_on_signal", "inspect", "listen"]
 
@@ -198,7 +198,11 @@ def dump_on_signal(
 
     Returns:
         What puts the former handler back.
+
+    Raises:
+        ValueError: There is no such form, or this is not the main thread.
     """
+    check_form(form)
     remember_loop()
     before = _original.getsignal(signum)
 

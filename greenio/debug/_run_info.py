@@ -176,13 +176,18 @@ def print_run_info(file: TextIO | None = None, *, form: Literal["text", "json", 
     print(render(form), end="", file=sys.stderr if file is None else file)
 
 
+def check_form(form: str) -> None:
+    """Refuse what `render` cannot make."""
+    if form not in ("text", "json", "tree"):
+        raise ValueError(f'form must be "text", "json" or "tree", not {form!r}')
+
+
 def render(form: Form) -> str:
     """Make what `print_run_info` prints."""
+    check_form(form)
     info = run_info()
     if form == "json":
         return info.json() + "\n"
-    if form not in ("text", "tree"):
-        raise ValueError(f'form must be "text", "json" or "tree", not {form!r}')
     return info.text() if form == "text" else info.tree()
 
 
