@@ -15,6 +15,7 @@ import selectors
 import signal
 import socket
 import ssl
+import subprocess
 import sys
 import threading
 import time
@@ -687,6 +688,95 @@ def test_descriptors(arun):
             os.read(read, 1)
 
     arun(main)
+
+
+class TestFilesOfPipes:
+    """Their layers are written in C, and wait in the raw file below."""
+
+    @pytest.fixture(params=["green", "native"])
+    def pipe(self, request):
+        async def opened(fd):
+            fdopen = partial(os.fdopen, fd, "rb")
+            return await to_greenlet(fdopen) if request.param == "green" else fdopen()
+
+        return opened
+
+    def test_reads(self, arun, pipe):
+        async def main():
+            fd, write = os.pipe()
+            with await pipe(fd) as file:
+                blocks(file.readline, call="io.FileIO.readinto")
+                blocks(file.read, call="io.FileIO.readall")
+                blocks(file.raw.read, 1, call="io.FileIO.read")
+                blocks(file.raw.readline, call="io.FileIO.read")
+                os.write(write, b"a line\nand more")
+                assert file.readline() == b"a line\n"
+                assert file.read1() == b"and more"
+                blocks(file.read, call="io.FileIO.readall")
+                os.set_blocking(fd, False)
+                assert file.read(1) is None
+                os.set_blocking(fd, True)
+                os.write(write, b"the rest")
+                os.close(write)
+                assert file.read() == b"the rest"
+
+        arun(main)
+
+    def test_what_is_no_pipe(self, arun, tmp_path):
+        (tmp_path / "file").write_bytes(b"abc")
+
+        async def main():
+            for path, content in ((tmp_path / "file", b"abc"), (os.devnull, b"")):
+                with open(path, "rb") as file:
+                    assert file.read() == content
+                with open(path, "rb", buffering=0) as file:
+                    assert file.read() == content
+
+        arun(main)
+
+    def test_of_children(self, arun):
+        async def main():
+            with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+                blocks(child.stdout.readline, call="io.FileIO.readinto")
+                child.stdin.close()
+                await to_greenlet(child.wait)
+                assert child.stdout.read() == ""
+            child = await asyncio.create_subprocess_exec("echo", "1", stdout=asyncio.subprocess.PIPE)
+            assert await child.communicate() == (b"1\n", None)
+
+        arun(main)
+
+    def test_elsewhere_they_are_as_ever(self, arun):
+        async def main():
+            assert await asyncio.to_thread(echo) == await to_greenlet(echo) == "1\n"
+
+        def echo():
+            with subprocess.Popen(["echo", "1"], stdout=subprocess.PIPE, text=True) as child:
+                return child.stdout.read()
+
+        arun(main)
+        assert echo() == "1\n"
+
+
+def test_standard_input():
+    program = (
+        "import asyncio, sys\n"
+        "from greenio import monkey\n"
+        "monkey.patch_all(on_blocking='raise')\n"
+        "async def main():\n"
+        "    for read in (sys.stdin.readline, sys.stdin.buffer.read, input):\n"
+        "        try: read()\n"
+        "        except monkey.BlockingCallError as error: print(error.call, error.lineno)\n"
+        "asyncio.run(main())\n"
+        "sys.stdout.flush()\n"
+        "print(input())\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
+        told = [child.stdout.readline() for _ in range(3)]
+        assert told == ["io.FileIO.readinto 6\n", "io.FileIO.readall 6\n", "io.FileIO.readinto 6\n"]
+        assert child.communicate("a line\n")[0] == "a line\n"
 
 
 def test_every_row_is_of_something_patched():

@@ -28,9 +28,22 @@ from ._socket_state import green_caller
 from ._table import Patch, like, patches
 from ._text_files import text_file
 
-__all__ = ["PATCHES", "RAW_METHODS", "PipeFile", "is_native_pipe"]
+__all__ = ["PATCHES", "RAW_METHODS", "Native", "PipeFile", "is_native_pipe", "waits"]
 
 _Raw = io.FileIO
+
+
+class Native:
+    """The native calls by which raw files of pipes are read, for `on_blocking` to set its guards upon.
+
+    Attributes:
+        watched: Whether it does. Then native code too gets files whose calls come by here, where it opens a pipe.
+    """
+
+    readinto: Any = _Raw.readinto
+    read: Any = _Raw.read
+    readall: Any = _Raw.readall
+    watched = False
 
 
 def _readinto(self: Any, buffer: Any, /) -> int | None:
@@ -39,7 +52,7 @@ def _readinto(self: Any, buffer: Any, /) -> int | None:
         return found
     green = green_caller()
     if green is None or not _Raw.readable(self):
-        return _Raw.readinto(self, buffer)
+        return Native.readinto(self, buffer)  # type: ignore[no-any-return]
     try:
         return read_into(green, _Raw.fileno(self), (buffer,))
     except BlockingIOError:
@@ -56,7 +69,7 @@ def _raw_read(self: Any, size: int | None = -1, /) -> bytes | None:
         return back
     green = green_caller()
     if green is None or not _Raw.readable(self):
-        return _Raw.read(self, size)
+        return Native.read(self, size)  # type: ignore[no-any-return]
     try:
         return read_some(green, _Raw.fileno(self), index(size))
     except BlockingIOError:
@@ -68,7 +81,7 @@ def _readall(self: Any) -> bytes | None:
     if is_dry(self):
         return back
     if not _Raw.readable(self) or (back is None and green_caller() is None):
-        return _Raw.readall(self)
+        return Native.readall(self)  # type: ignore[no-any-return]
     found = bytearray(back or b"")
     try:
         while part := self.read(CHUNK):
@@ -148,12 +161,15 @@ PipeFile = subclass(_Raw, RAW_METHODS, {"close": like(_Raw.close)(_raw_close)})
 def is_native_pipe(file: Any) -> bool:
     """Tell whether a native raw file is a pipe, a socket or a terminal that is open, and was given no methods."""
     try:
-        fd = _Raw.fileno(file)
-        mode = os.fstat(fd).st_mode
+        return waits(_Raw.fileno(file)) and RAW_METHODS.keys().isdisjoint(vars(file))
     except (OSError, ValueError):
         return False
-    waits = stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(fd)
-    return waits and RAW_METHODS.keys().isdisjoint(vars(file))
+
+
+def waits(fd: int) -> bool:
+    """Tell whether a descriptor is a pipe, a socket or a terminal."""
+    mode = os.fstat(fd).st_mode
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(fd)
 
 
 class _Regular(Exception):
@@ -198,7 +214,8 @@ def open(
     closefd: bool = True,
     opener: Any = None,
 ) -> Any:
-    if green_caller() is None or (opener is None and _is_left_alone(file)):
+    is_native = green_caller() is None and not Native.watched
+    if is_native or (opener is None and _is_left_alone(file)):
         return native_open(file, mode, buffering, encoding, errors, newline, closefd, opener)
     name = file if isinstance(file, int) else os.fspath(file)
     like_it = model(mode, buffering, encoding, errors, newline)

@@ -19,6 +19,7 @@ from .._sync import Lock, PassableRLock, RLock, SimpleQueue
 from . import _select
 from ._blocking import Policy, Watched, guard
 from ._fcntl import ATTEMPTS
+from ._pipe_files import Native, waits
 from ._resolver import is_numeric
 from ._table import Patch, patches
 
@@ -26,6 +27,9 @@ __all__ = ["TABLE", "guards"]
 
 _BRIEF = 0.01
 """Seconds for which another thread may hold a lock: two switch intervals, so as not to count critical sections."""
+
+_HALF_CLOSED = getattr(select, "POLLRDHUP", 0)
+"""The event of a socket whose peer will send no more, where there is one."""
 
 _SHUTDOWN = " (_do_shutdown)"
 """Ends the name of the thread in which a loop shuts its executor down. uvloop, which joins it, has no frame to know."""
@@ -217,6 +221,22 @@ def _descriptor_full(fd: int, *args: Any) -> bool:
     return not _ready(fd, select.POLLOUT)
 
 
+def _file_may_block(file: Any, *args: Any) -> bool:
+    return file.readable() and waits(file.fileno()) and os.get_blocking(file.fileno())
+
+
+def _file_empty(file: Any, *args: Any) -> bool:
+    return not _ready(file.fileno(), select.POLLIN)
+
+
+def _file_goes_on(file: Any) -> bool:
+    """Tell whether the end of a file has not come yet, so that who reads all of it waits for more."""
+    assert _original.poll is not None
+    poller = _original.poll()
+    poller.register(file.fileno(), select.POLLIN | _HALF_CLOSED)
+    return not any(events & (select.POLLHUP | _HALF_CLOSED) for _, events in poller.poll(0))
+
+
 def _waits_for_child(pid: int, options: int = 0, *args: Any) -> bool:
     return not options & os.WNOHANG
 
@@ -318,6 +338,10 @@ TABLE: tuple[Watched, ...] = (
     Watched("threading.Thread.join", _wait_waits, _is_alive),
     *(Watched(f"os.{name}", _may_block, _descriptor_empty) for name in ("read", "readv")),
     *(Watched(f"os.{name}", _may_block, _descriptor_full) for name in ("write", "writev")),
+    *(
+        Watched("io.open", _file_may_block, does, owner=Native, name=name, call=f"io.FileIO.{name}")
+        for name, does in (("readinto", _file_empty), ("read", _file_empty), ("readall", _file_goes_on))
+    ),
     Watched("subprocess.Popen._wait", _wait_waits, _runs, _CHILD, call="subprocess.Popen.wait"),
     Watched("subprocess.Popen.communicate", _anything, _runs, _CHILD),
     Watched("os.waitpid", _waits_for_child, _child_runs, _CHILD),
@@ -344,7 +368,7 @@ def guards(applied: Mapping[str, Patch], policy: Policy) -> tuple[Patch, ...]:
         applied: What is patched, by its full name.
         policy: What is to be done about calls that would block.
     """
-    found: list[Patch] = []
+    found = [Patch(Native, "watched", True)] if "io.open" in applied else []
     for row in TABLE:
         patch = applied.get(row.target)
         if patch is not None:
