@@ -269,7 +269,10 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
             run = functools.partial(run_piece, item.stash[_loop], _contexts_of(item.config), around=_around(lag))
             stack.enter_context(_replaced(item, "runtest", functools.partial(run, item.runtest)))
         elif not choice.managed and (lag is not None or choice.green) and (is_async(item) or choice.green):
-            stack.enter_context(_replaced(item, "obj", _async_test(item, choice.green, _around(lag))))
+            test = _async_test(item, choice.green, _around(lag))
+            stack.enter_context(_replaced(item, "obj", test))
+            if _is_test_case(item):  # `unittest` looks async ones up by itself
+                stack.enter_context(_replaced(item.instance, item.name, test))
         outcome = yield
     if lag is not None and lag.held:
         pytest.fail(lag.message(), pytrace=False)

@@ -265,6 +265,41 @@ def test_auto_modes(suite):
     result.assert_outcomes(passed=6, failed=1)
 
 
+@WITH_AND_WITHOUT
+def test_async_methods_of_unittest(suite, arguments):
+    result = suite(
+        """
+        class Case(unittest.IsolatedAsyncioTestCase):
+            async def asyncSetUp(self):
+                self.loop = asyncio.get_running_loop()
+
+            @pytest.mark.greenio(green=True)
+            @pytest.mark.usefixtures("patched")
+            async def test_green(self):
+                turns = []
+                self.loop.call_soon(turns.append, None)
+                time.sleep(0.01)
+                assert turns
+                assert get_loop() is self.loop
+
+            @pytest.mark.greenio(green=True)
+            async def test_fails(self):
+                self.assertFalse(in_greenlet())
+
+            @pytest.mark.loop_lag(0.05)
+            async def test_holds_the_loop(self):
+                time.sleep(0.2)
+
+            async def test_native(self):
+                assert not in_greenlet()
+                assert "test_green" not in vars(self)
+        """,
+        *arguments,
+    )
+    result.assert_outcomes(passed=2, failed=2)
+    result.stdout.fnmatch_lines(["*AssertionError: True is not false", "the loop was held once*"])
+
+
 def test_outcomes_as_usual(suite):
     result = suite(
         """
