@@ -575,6 +575,8 @@ def test_interrupt_ends_a_parked_test(suite):
 def test_serve(suite, arguments):
     result = suite(
         """
+        import functools
+
         import requests
 
         CALLS, KEPT = [], []
@@ -615,6 +617,18 @@ def test_serve(suite, arguments):
             with requests.Session() as session:
                 assert [session.get(url, timeout=10).text for _ in range(3)] == ["asgi"] * 3
             assert CALLS == ["lifespan.startup", get_loop(), get_loop(), get_loop()]
+
+        class Middleware:
+            def __init__(self, app):
+                self.app = app
+
+            def __call__(self, scope, receive, send):
+                return self.app(scope, receive, send)
+
+        @pytest.mark.greenio
+        def test_asgi_by_its_parameters(patched, serve):
+            for app in (Middleware(asgi), functools.partial(Middleware(asgi))):
+                assert requests.get(serve(app), timeout=10).text == "asgi"
 
         @pytest.mark.greenio
         def test_wsgi(patched, serve):
@@ -701,7 +715,7 @@ def test_serve(suite, arguments):
         """,
         *arguments,
     )
-    result.assert_outcomes(passed=8)
+    result.assert_outcomes(passed=9)
 
 
 @pytest.mark.parametrize("ini", ["", "greenio_loop_factory = uvloop\n"], ids=["asyncio", "uvloop"])

@@ -154,6 +154,7 @@ async def _serve_http(app: AsgiApp, listening: socket.socket, kind: Kind) -> Sto
         ) from error
     config = uvicorn.Config(
         app,
+        interface="asgi3",  # what it is has been told; uvicorn would take a partial one for ASGI 2
         log_config=None,
         lifespan="off" if kind == "wsgi" else "auto",
         timeout_graceful_shutdown=1,  # a request that is under way at the end of its test is not waited for
