@@ -594,6 +594,33 @@ class TestFaults:
 
         arun(main)
 
+    def test_blocks_of_two_greenlets_overlap(self, arun, patched):
+        before = {owner: dict(vars(owner)) for owner in (socket.socket, ssl.SSLSocket)}
+        ended = asyncio.Event()
+
+        def first():
+            with faults(short_reads=1.0) as injected:
+                await_(wait_until_parked())
+            ended.set()
+            return injected
+
+        def second(left, right):
+            with faults(delays=1.0, delay=0.001) as injected:
+                await_(ended.wait())
+                right.send(b"abcdef")
+                assert left.recv(6) == b"abcdef"
+            return injected
+
+        async def main():
+            left, right = socket.socketpair()
+            with left, right:
+                one, other = spawn(first), spawn(second, left, right)
+                assert not (await one).injected
+                assert [fault.kind for fault in (await other).injected] == ["delay", "delay"]
+            assert {owner: dict(vars(owner)) for owner in before} == before
+
+        arun(main)
+
     def test_native_code_meets_none(self):
         left, right = socket.socketpair()
         with left, right, faults(resets=1.0, short_reads=1.0):

@@ -143,49 +143,61 @@ def faults(
     if not all(0 <= each <= 1 for each in probabilities) or delay < 0:
         raise ValueError(f"probabilities are from 0 to 1, and a delay is not negative: {probabilities}, {delay}")
     made = Faults(short_reads, short_writes, delays, delay, resets, interrupts, only, random.Random(seed))
-    undo: list[Callable[[], None]] = []
+    layers: list[_Layer] = []
     try:
         for owner in {_original.Socket, _original.SSLSocket}:
             for name in (*_RECEIVING, *_SENDING, *_CONNECTING):
                 if owner is _original.Socket or name in vars(owner):
-                    undo.append(_replace(owner, name, _method(made, name, getattr(owner, name))))
+                    layers.append(_Layer(made, owner, name))
         yield made
     finally:
-        for step in reversed(undo):
-            step()
+        for layer in reversed(layers):
+            layer.remove()
 
 
-def _replace(owner: type, name: str, method: Any) -> Callable[[], None]:
-    own = vars(owner).get(name, _ABSENT)
-    setattr(owner, name, method)
+_layers: list[_Layer] = []
+"""Those of all blocks; blocks of two greenlets overlap, and the one that began first may end first."""
 
-    def undo() -> None:
-        if vars(owner).get(name) is not method:
+
+class _Layer:
+    """A method of a block over what was there before, which may be that of another block."""
+
+    def __init__(self, made: Faults, owner: type, name: str) -> None:
+        self._owner, self._name = owner, name
+        self._own: Any = vars(owner).get(name, _ABSENT)
+        self._native: Any = getattr(owner, name)
+        self._method = self._over(made, name)
+        setattr(owner, name, self._method)
+        _layers.append(self)
+
+    def remove(self) -> None:
+        _layers.remove(self)
+        for above in _layers:
+            if above._own is self._method:
+                above._own, above._native = self._own, self._native
+        if vars(self._owner).get(self._name) is not self._method:
             return  # somebody has set the name since
-        if own is _ABSENT:
-            delattr(owner, name)
+        if self._own is _ABSENT:
+            delattr(self._owner, self._name)
         else:
-            setattr(owner, name, own)
+            setattr(self._owner, self._name, self._own)
 
-    return undo
+    def _over(self, made: Faults, name: str) -> Any:
+        act = _ACTS.get(name, _plainly)
 
+        def method(sock: socket.socket, *args: Any, **kwargs: Any) -> Any:
+            if not made._concerns(sock):
+                return self._native(sock, *args, **kwargs)
+            try:
+                made._before(sock, name)
+            except InterruptedError as error:
+                if name == "connect_ex":
+                    return error.errno
+                raise
+            return act(made, sock, name, self._native, args, kwargs)
 
-def _method(made: Faults, name: str, native: Any) -> Any:
-    act = _ACTS.get(name, _plainly)
-
-    def method(self: socket.socket, *args: Any, **kwargs: Any) -> Any:
-        if not made._concerns(self):
-            return native(self, *args, **kwargs)
-        try:
-            made._before(self, name)
-        except InterruptedError as error:
-            if name == "connect_ex":
-                return error.errno
-            raise
-        return act(made, self, name, native, args, kwargs)
-
-    method.__name__, method.__qualname__, method.__doc__ = name, f"socket.{name}", native.__doc__
-    return method
+        method.__name__, method.__qualname__, method.__doc__ = name, f"socket.{name}", self._native.__doc__
+        return method
 
 
 Act = Callable[[Faults, socket.socket, str, Any, tuple[Any, ...], dict[str, Any]], Any]
