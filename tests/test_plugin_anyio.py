@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from suites import section
+
 pytest_plugins = ["pytester", "suites"]
 
 BACKEND = """
@@ -117,6 +119,55 @@ def test_it_all_ended():
 """.replace("TEST", test.format(arguments="loop, plain, method, of_session, asked_for_by_none, request"))
     )
     result.assert_outcomes(passed=5)
+
+
+def test_timeout_ends_a_parked_test_where_it_waits(suite):
+    result = suite(
+        BACKEND
+        + """
+@pytest.fixture
+def resource(loop, patched):  # the handler is older than the patch
+    yield
+    time.sleep(0.001)
+    ENDED.append("resource")
+
+@pytest.fixture
+def endless(resource):
+    time.sleep(1000)
+
+@pytest.mark.greenio
+class Test:
+    @pytest.mark.timeout(0.5)
+    def test_parked(self, resource):
+        ENDED.clear()
+        try:
+            threading.Event().wait()
+        finally:
+            time.sleep(0.001)
+            ENDED.append("finally")
+
+    @pytest.mark.timeout(0.5)
+    def test_fixture(self, endless): ...
+
+    @pytest.mark.timeout(0.5)
+    def test_busy(self, resource):
+        while True:
+            pass
+
+    def test_the_loop_goes_on(self, resource, loop):
+        assert get_loop() is loop
+        assert await_(asyncio.sleep(0.001, ENDED)) == ["finally", "resource", "resource", "resource"]
+        if hasattr(asyncio.Task, "cancelling"):
+            assert not any(task.cancelling() for task in asyncio.all_tasks(loop))
+""",
+        "-p",
+        "no:asyncio",
+    )
+    result.assert_outcomes(passed=2, failed=4, errors=2)
+    assert result.stdout.str().count("Failed: Timeout") >= 6
+    assert "Exception in callback" not in result.stdout.str()
+    for loop in ("False", "True"):
+        assert ">           threading.Event().wait()" in section(result, rf"Test.test_parked\[{loop}\]")
 
 
 def test_outcomes_of_fixtures_that_anyio_drives(suite):

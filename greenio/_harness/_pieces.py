@@ -24,8 +24,9 @@ from asyncio import AbstractEventLoop, CancelledError
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from contextvars import Context, ContextVar, Token, copy_context
+from functools import partial
 from inspect import iscoroutinefunction
-from types import FrameType, TracebackType
+from types import CodeType, FrameType, TracebackType
 from typing import Any
 
 from .. import _original, await_, get_loop, in_greenlet, to_greenlet
@@ -143,13 +144,64 @@ def run_piece(
 async def run_within(contexts: Contexts, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Run a sync function green on a loop that somebody else runs, as one more piece."""
     __tracebackhide__ = True
+    piece = _PieceWithin(partial(fn, *args, **kwargs), contexts.thread)
+    with _Alarm(piece):
+        return await piece.run()
 
-    def piece() -> Any:
+
+def _is_below(frame: FrameType | None, piece: object, codes: tuple[CodeType, ...]) -> bool:
+    """Tell whether a frame belongs to the own code of a piece, which methods of the piece call."""
+    return any(each.f_code in codes and each.f_locals.get("self") is piece for each in _frames(frame))
+
+
+class _PieceWithin:
+    """A piece in a task that is not its own, and goes on after a cancellation that was meant for the piece."""
+
+    def __init__(self, fn: Callable[[], Any], thread: _Thread) -> None:
+        self._fn, self._thread = fn, thread
+        self._task: asyncio.Task[Any] | None = asyncio.current_task()
+        self._alarm: BaseException | None = None
+        self._cancelled = False
+
+    async def run(self) -> Any:
         __tracebackhide__ = True
-        with contexts.thread:
-            return fn(*args, **kwargs)
+        error: BaseException | None = None
+        try:
+            value = await to_greenlet(self._call)
+        except CancelledError as cancelled:
+            if self._alarm is None:
+                raise
+            error = cancelled
+        finally:
+            task, self._task = self._task, None
+        if self._alarm is None:
+            return value
+        if self._cancelled and task is not None:
+            _uncancel(task)
+        raise self._alarm.with_traceback(_of_user(error)) from None
 
-    return await to_greenlet(piece)
+    def _call(self) -> Any:
+        __tracebackhide__ = True
+        with self._thread:
+            return self._fn()
+
+    def has_thread(self, frame: FrameType | None) -> bool:
+        """Tell whether the frame belongs to the piece's own code."""
+        return _is_below(frame, self, (_PieceWithin._call.__code__,))
+
+    def cancel(self, error: BaseException) -> None:
+        """End the piece where it is parked, with `error` as its outcome. In a signal handler."""
+        self._alarm = error
+        if self._task is not None:
+            self._task.get_loop().call_soon_threadsafe(self._cancel)
+
+    def _cancel(self) -> None:
+        if self._task is not None:
+            self._cancelled = self._task.cancel()
+
+
+_uncancel: Callable[[asyncio.Task[Any]], object] = getattr(asyncio.Task, "uncancel", id)
+"""From CPython 3.11 on a task counts its cancellations."""
 
 
 class _Piece:
@@ -233,8 +285,7 @@ class _Piece:
 
     def has_thread(self, frame: FrameType | None) -> bool:
         """Tell whether the frame belongs to the piece's own code."""
-        codes = (_Piece._call.__code__, _Piece._drive.__code__)
-        return any(each.f_code in codes and each.f_locals.get("self") is self for each in _frames(frame))
+        return _is_below(frame, self, (_Piece._call.__code__, _Piece._drive.__code__))
 
     def cancel(self, error: BaseException) -> None:
         """End the piece where it is parked, with `error` as its outcome. In a signal handler."""
@@ -265,9 +316,10 @@ def _frames(frame: FrameType | None) -> Iterator[FrameType]:
 def _is_idle(frame: FrameType | None) -> bool:
     """Tell whether a loop that runs a piece was interrupted in its wait, and not in somebody's code."""
     for each in _frames(frame):
-        if each.f_code is _Piece.run.__code__:
+        package = str(each.f_globals.get("__name__", "")).partition(".")[0]
+        if each.f_code is _Piece.run.__code__ or package == "anyio":  # which runs the loop for `run_within`
             return True
-        if str(each.f_globals.get("__name__", "")).partition(".")[0] not in _IDLE:
+        if package not in _IDLE:
             return False
     return False
 
@@ -280,7 +332,7 @@ def _bare(handler: Any) -> Any:
 class _Alarm:
     """Stands before the handler of SIGALRM for the time of a piece."""
 
-    def __init__(self, piece: _Piece) -> None:
+    def __init__(self, piece: _Piece | _PieceWithin) -> None:
         self._piece = piece
         self._handler: Any = None
         self._before: Any = None
