@@ -203,7 +203,7 @@ def _find(options: _Options) -> _Program:
 
 def _unnamed(source: str | bytes, name: str, argument: str, **names: Any) -> _Program:
     names["__loader__"] = importlib.machinery.BuiltinImporter
-    return _Program(lambda: compile(source, name, "exec"), names, argument, "")
+    return _Program(lambda: compile(source, name, "exec", dont_inherit=True), names, argument, "")
 
 
 def _found_script(path: str) -> _Program:
@@ -219,7 +219,7 @@ def _found_script(path: str) -> _Program:
         names["__loader__"] = compiled = importlib.machinery.SourcelessFileLoader("__main__", full)
         return _Program(_code_of(compiled, path), names, path, directory)
     names["__loader__"] = importlib.machinery.SourceFileLoader("__main__", full)
-    return _Program(lambda: compile(source, full, "exec"), names, path, directory)
+    return _Program(lambda: compile(source, full, "exec", dont_inherit=True), names, path, directory)
 
 
 def _code_of(compiled: importlib.machinery.SourcelessFileLoader, path: str) -> Callable[[], CodeType]:

@@ -91,6 +91,27 @@ def test_world_of_code(write, tmp_path, loop_option):
     same(write, tmp_path, loop_option, ["-c", textwrap.dedent(WORLD), "x"])
 
 
+ANNOTATED = """
+    import dataclasses
+
+    @dataclasses.dataclass
+    class Point:
+        x: int = 0
+
+    y: int = 0
+    print([field.type for field in dataclasses.fields(Point)], globals().get("__annotations__"))
+"""
+
+
+@pytest.mark.parametrize("words", [("program.py",), ("-m", "program"), ("-c", textwrap.dedent(ANNOTATED)), ("-",)])
+def test_annotations_are_what_the_program_says(write, tmp_path, words):
+    write(ANNOTATED)
+    text = textwrap.dedent(ANNOTATED)
+    native, green = (python(*prefix, *words, cwd=tmp_path, stdin=text) for prefix in (NATIVE, ("-m", "greenio")))
+    assert (green.returncode, green.stdout, green.stderr) == (native.returncode, native.stdout, native.stderr)
+    assert native.stdout.startswith("[<class 'int'>]")
+
+
 def test_directory_and_archive(write, tmp_path, loop_option):
     write("import sys, helper; print(sys.argv, helper.x, sys.path[0])", "app/__main__.py")
     write("x = 1", "app/helper.py")
