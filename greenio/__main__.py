@@ -191,12 +191,15 @@ def _find(options: _Options) -> _Program:
     if options.kind == "-m":
         if _may_set_path():
             sys.path[0] = os.getcwd()
+        sys.argv[:] = ["-m", *options.arguments]  # as packages see it that are imported to find the module
         return _found_module(options.program)
     path = options.program
     if path == "-":
         return _unnamed(sys.stdin.buffer.read(), "<stdin>", "-", __file__="<stdin>", __cached__=None)
     if os.path.isdir(path) or zipfile.is_zipfile(path):
         sys.path[: _may_set_path()] = [os.path.abspath(path)]
+        if _spec_of("__main__") is None:
+            raise _UsageError(f"can't find '__main__' module in {path!r}")
         return replace(_found_module("__main__"), argument=path)
     return _found_script(path)
 
@@ -232,10 +235,11 @@ def _code_of(compiled: importlib.machinery.SourcelessFileLoader, path: str) -> C
 
 
 def _found_module(name: str) -> _Program:
-    sys.modules.pop("__main__", None)  # in a directory it is another module that is looked for
     spec = _spec_of(name)
     if spec is not None and spec.submodule_search_locations is not None:
         spec = _spec_of(f"{name}.__main__")
+        if spec is None:
+            raise _UsageError(f"No module named {name}.__main__; {name!r} is a package and cannot be directly executed")
     loader: Any = spec.loader if spec is not None else None
     code = loader.get_code(spec.name) if spec is not None and hasattr(loader, "get_code") else None
     if spec is None or code is None:
@@ -251,6 +255,15 @@ def _found_module(name: str) -> _Program:
 
 
 def _spec_of(name: str) -> importlib.machinery.ModuleSpec | None:
+    if name == "__main__":
+        sys.modules.pop(name, None)  # it is another one that is looked for
+    package = name.rpartition(".")[0]
+    try:
+        if package:
+            __import__(package)  # by `find_spec` its errors would show the frames of importlib
+    except ImportError as error:
+        if error.name is None or not f"{package}.".startswith(f"{error.name}."):
+            raise
     try:
         return importlib.util.find_spec(name)
     except ModuleNotFoundError:
@@ -279,12 +292,10 @@ def _become_main(program: _Program, arguments: list[str]) -> dict[str, Any]:
 
 
 def _run(options: _Options) -> int:
-    program = _find(options)
     loop = _LOOPS[options.loop]()
     watch = _watchdog(options.watchdog)
     _patch(options)
-    names = _become_main(program, options.arguments)
-    outcome = run(_execute, program, names, watch, loop_factory=loop, debug=options.debug or None)
+    outcome = run(_execute, options, watch, loop_factory=loop, debug=options.debug or None)
     if outcome is None:
         return 0
     sys.excepthook = lambda *_: None  # it was told when it came
@@ -293,14 +304,17 @@ def _run(options: _Options) -> int:
     return 1
 
 
-def _execute(program: _Program, names: dict[str, Any], watch: Callable[[Any], object]) -> BaseException | None:
-    """Run the program, in a green; return what it ended with, if it did not simply end."""
+def _execute(options: _Options, watch: Callable[[Any], object]) -> BaseException | None:
+    """Find the program and run it, in a green; return what it ended with, if it did not simply end."""
     be_the_thread()
     watch(get_loop())
     if _original.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         hear(signal.SIGINT, signal.default_int_handler)
     try:
-        exec(program.code(), names)
+        program = _find(options)
+        exec(program.code(), _become_main(program, options.arguments))
+    except _UsageError:
+        raise
     except SystemExit as error:
         return error
     except BaseException as error:

@@ -87,6 +87,58 @@ def test_world_of_a_module_and_a_package(write, tmp_path, loop_option):
         same(write, tmp_path, loop_option, ["-m", name, "x", "-c"])
 
 
+IMPORTED = """
+    import sys, time, threading, __main__
+    print(sys.argv, [name for name in ("greenio",) if name in __main__.__dict__])
+    thread = threading.Thread(target=time.sleep, args=[0.01])
+    thread.start()
+    thread.join()
+"""
+
+
+def test_the_packages_of_a_module_are_the_programs(write, tmp_path, loop_option):
+    write(IMPORTED, "package/__init__.py")
+    write("import sys; print(sys.argv[1:])", "package/__main__.py")
+    write("import sys; print(sys.argv[1:])", "package/module.py")
+    same(write, tmp_path, loop_option, ["-m", "package", "one", "-m"])
+    same(write, tmp_path, loop_option, ["-m", "package.module", "one"])
+
+
+def test_the_packages_of_a_module_are_green_and_patched(write, tmp_path, loop_option):
+    write(
+        """
+        import threading
+        from greenio import in_greenlet, monkey
+        print(in_greenlet(), monkey.is_patched("time"), type(threading.Lock()) is monkey.original("threading", "Lock"))
+        """,
+        "package/__init__.py",
+    )
+    write("", "package/__main__.py")
+    done = python(*loop_option, "-m", "package", cwd=tmp_path)
+    assert done.stdout == "True True False\n", done.stderr
+
+
+@pytest.mark.parametrize("code", ["1/0", "import missing_module", "import sys; sys.exit(5)", "raise ValueError(1)"])
+def test_a_package_that_cannot_be_imported_says_why(write, tmp_path, code):
+    write(code, "package/__init__.py")
+    write("", "package/__main__.py")
+    native, green = same(write, tmp_path, ("-m", "greenio"), ["-m", "package"])
+    head = "Traceback (most recent call last):\n"  # there the interpreter has frames of runpy
+    assert green.stderr.startswith(head) == native.stderr.startswith(head)
+    assert native.stderr.endswith(green.stderr.removeprefix(head))
+
+
+def test_packages_and_directories_without_a_main(write, tmp_path):
+    write("", "package/__init__.py")
+    write("", "space/module.py")
+    for name in ("package", "space"):
+        done = python("-m", "greenio", "-m", name, cwd=tmp_path)
+        told = f"No module named {name}.__main__; {name!r} is a package and cannot be directly executed"
+        assert (done.returncode, done.stderr) == (2, f"python -m greenio: {told}\n")
+        done = python("-m", "greenio", name, cwd=tmp_path)
+        assert (done.returncode, done.stderr) == (2, f"python -m greenio: can't find '__main__' module in {name!r}\n")
+
+
 def test_world_of_code(write, tmp_path, loop_option):
     same(write, tmp_path, loop_option, ["-c", textwrap.dedent(WORLD), "x"])
 
