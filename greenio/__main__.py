@@ -318,10 +318,29 @@ def _execute(options: _Options, watch: Callable[[Any], object]) -> BaseException
     except SystemExit as error:
         return error
     except BaseException as error:
-        _leave_program(error, set())
+        outcome = error
+    else:
+        return None
+    _tell(outcome)
+    return outcome
+
+
+def _tell(error: BaseException) -> None:
+    """Tell of an error as the interpreter does: by the program's hook, and without it if that fails."""
+    _leave_program(error, set())
+    sys.last_type, sys.last_value, sys.last_traceback = type(error), error, error.__traceback__
+    if sys.version_info >= (3, 12):
+        sys.last_exc = error
+    try:
         sys.excepthook(type(error), error, error.__traceback__)
-        return error
-    return None
+    except SystemExit:
+        raise
+    except BaseException as failure:
+        _leave_program(failure, set())
+        print("Error in sys.excepthook:", file=sys.stderr)
+        sys.__excepthook__(type(failure), failure, failure.__traceback__)
+        print("\nOriginal exception was:", file=sys.stderr)
+        sys.__excepthook__(type(error), error, error.__traceback__)
 
 
 def _leave_program(error: BaseException | None, seen: set[int]) -> None:

@@ -264,6 +264,9 @@ THREAD = """
         GROUP,
         "raise KeyboardInterrupt",
         "import sys; sys.excepthook = lambda *a: print('hook', a[0]); 1/0",
+        "import sys; sys.excepthook = lambda *a: a[9]; 1/0",
+        "import sys; sys.excepthook = None; {}['key']",
+        "import sys; sys.excepthook = lambda *a: sys.exit(6); 1/0",
         THREAD,
         "this is no code",
         "import signal, os; signal.signal(signal.SIGINT, signal.SIG_DFL); os.kill(os.getpid(), 2)",
@@ -273,6 +276,17 @@ def test_exit_codes_and_tracebacks(write, tmp_path, code):
     write(code)
     native, green = same(write, tmp_path, ("-m", "greenio"), ["program.py"])
     assert green.stderr == native.stderr
+
+
+def test_the_last_error_is_known_to_what_runs_at_exit(write, tmp_path, loop_option):
+    write(
+        """
+        import atexit, sys
+        atexit.register(lambda: print(sys.last_type, repr(sys.last_value), sys.last_traceback.tb_frame.f_code.co_name))
+        1/0
+        """
+    )
+    same(write, tmp_path, loop_option, ["program.py"])
 
 
 def test_traceback_of_code(tmp_path):
