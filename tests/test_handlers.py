@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import queue
 import select
@@ -15,7 +16,7 @@ import time
 import pytest
 
 from conftest import finish, new_loop
-from greenio import _original, await_, monkey, run, to_greenlet
+from greenio import _original, await_, in_greenlet, monkey, run, to_greenlet
 from waiting import turns, until_parked
 
 
@@ -491,5 +492,66 @@ def test_a_handler_that_blocks_between_two_calls_of_a_greenlet(arun, patched):
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
         assert not any(seen)
+
+    arun(main)
+
+
+@pytest.mark.parametrize("loop_kind", ["asyncio", "uvloop"], indirect=True)
+def test_what_a_handler_raises_at_any_instruction_of_the_loops_side(arun, patched, loop_kind):
+    """A call may be about to park for the first time, or be waiting, or be resumed: the green gets it, and goes on."""
+    interrupted = set()
+
+    def wait(left):
+        try:
+            time.sleep(0.0005)
+            left.recv(1)
+        except Alarm:
+            time.sleep(0.0005)
+            return True
+        return False
+
+    async def one(at):
+        seen, begun = 0, False
+
+        def handle(frame, event, _):
+            nonlocal seen, begun
+            if not str(frame.f_globals.get("__name__")).startswith("greenio.") or in_greenlet():
+                return None
+            frame.f_trace_opcodes = True
+            begun = begun or frame.f_code.co_name == "_start"  # before, there is no green to get it
+            if event == "opcode" and begun:
+                seen += 1
+                if seen == at:
+                    interrupted.add(frame.f_code.co_name)
+                    sys.settrace(None)
+                    _original.getsignal(signal.SIGUSR1)(signal.SIGUSR1, frame)
+            return handle
+
+        def stop():
+            sys.settrace(None)
+            if seen < at or at == 0:
+                right.send(b"x")
+
+        loop = asyncio.get_running_loop()
+        left, right = socket.socketpair()
+        with left, right:
+            timer = loop.call_later(0.005, stop)
+            task = loop.create_task(to_greenlet(wait, left))
+            sys.settrace(handle)
+            try:
+                got_it = await asyncio.wait_for(task, 10)
+            finally:
+                sys.settrace(None)
+                timer.cancel()
+        assert got_it == (0 < at <= seen), f"at {at} of {seen}, in {interrupted}"
+        return seen < at
+
+    async def main():
+        await to_greenlet(signal.signal, signal.SIGUSR1, ring)
+        await one(0)  # CPython 3.12 tells of instructions only from the second time on that somebody asks it to
+        for at in itertools.count(1):
+            if await one(at):
+                break
+        assert interrupted >= {"to_greenlet", "_start", "resume"}
 
     arun(main)

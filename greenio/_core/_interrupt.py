@@ -69,11 +69,12 @@ def _interrupted(*, if_alone: bool = False) -> Green | None:
 
 
 def _can_take(green: Green) -> bool:
-    return green.__class__ is Green and green.call is not None and not green.call.relaying
+    # One that is entered, and has not come back for the first time, has no call yet. It will by the next turn.
+    return green.__class__ is Green and (green.call is None or not green.call.relaying)
 
 
 def _interrupt(green: Green, task: AnyTask, error: BaseException) -> None:
-    if green.host is None or green.task is not task or not _can_take(green):
+    if green.host is None or green.task is not task or green.call is None or not _can_take(green):
         raise error  # its call has ended meanwhile: the loop's exception after all
     if green.waiting:
         green.waiting = False
