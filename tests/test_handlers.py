@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import dis
+import functools
 import itertools
 import os
 import queue
@@ -16,7 +18,7 @@ import time
 import pytest
 
 from conftest import finish, new_loop
-from greenio import _original, await_, in_greenlet, monkey, run, to_greenlet
+from greenio import _original, await_, monkey, run, to_greenlet
 from waiting import turns, until_parked
 
 
@@ -497,13 +499,17 @@ def test_a_handler_that_blocks_between_two_calls_of_a_greenlet(arun, patched):
 
 
 @pytest.mark.parametrize("loop_kind", ["asyncio", "uvloop"], indirect=True)
-def test_what_a_handler_raises_at_any_instruction_of_the_loops_side(arun, patched, loop_kind):
-    """A call may be about to park for the first time, or be waiting, or be resumed: the green gets it, and goes on."""
+def test_what_a_handler_raises_wherever_it_may_come(arun, patched, loop_kind):
+    """A call may be about to park for the first time, or be waiting, or be resumed: the green gets it, and goes on.
+
+    So does the next call, which waits for the same number of a descriptor.
+    """
     interrupted = set()
 
-    def wait(left):
+    def wait(left, about_to_receive):
         try:
             time.sleep(0.0005)
+            about_to_receive()
             left.recv(1)
         except Alarm:
             time.sleep(0.0005)
@@ -511,47 +517,49 @@ def test_what_a_handler_raises_at_any_instruction_of_the_loops_side(arun, patche
         return False
 
     async def one(at):
-        seen, begun = 0, False
+        seen, begun, last = 0, False, {}
 
         def handle(frame, event, _):
             nonlocal seen, begun
-            if not str(frame.f_globals.get("__name__")).startswith("greenio.") or in_greenlet():
-                return None
+            code = frame.f_code
+            if not str(frame.f_globals.get("__name__")).startswith("greenio.") or code.co_name in {"worker", "finish"}:
+                return None  # what comes before the function, and after it
             frame.f_trace_opcodes = True
-            begun = begun or frame.f_code.co_name == "_start"  # before, there is no green to get it
+            begun = begun or code.co_name == "_start"  # before, there is no green to get it
             if event == "opcode" and begun:
-                seen += 1
+                before, last[frame] = last.get(frame, ""), dis.opname[code.co_code[frame.f_lasti]]
+                seen += before.startswith(("CALL", "RESUME", "JUMP_BACK", "JUMP_ABS"))  # the interpreter looks then
                 if seen == at:
-                    interrupted.add(frame.f_code.co_name)
+                    interrupted.add(code.co_name)
                     sys.settrace(None)
                     _original.getsignal(signal.SIGUSR1)(signal.SIGUSR1, frame)
             return handle
 
         def stop():
-            sys.settrace(None)
-            if seen < at or at == 0:
+            if seen < at:
+                sys.settrace(None)
                 right.send(b"x")
 
         loop = asyncio.get_running_loop()
         left, right = socket.socketpair()
         with left, right:
-            timer = loop.call_later(0.005, stop)
-            task = loop.create_task(to_greenlet(wait, left))
+            soon = functools.partial(loop.call_soon_threadsafe, loop.call_later, 0.002, stop)
+            task = loop.create_task(to_greenlet(wait, left, soon))
             sys.settrace(handle)
             try:
                 got_it = await asyncio.wait_for(task, 10)
             finally:
                 sys.settrace(None)
-                timer.cancel()
-        assert got_it == (0 < at <= seen), f"at {at} of {seen}, in {interrupted}"
+        assert got_it == (at <= seen), f"at {at} of {seen}, in {interrupted}"
         return seen < at
 
     async def main():
         await to_greenlet(signal.signal, signal.SIGUSR1, ring)
-        await one(0)  # CPython 3.12 tells of instructions only from the second time on that somebody asks it to
+        await one(sys.maxsize)  # CPython 3.12 tells of instructions only from the second time on that somebody asks
         for at in itertools.count(1):
             if await one(at):
                 break
-        assert interrupted >= {"to_greenlet", "_start", "resume"}
+            assert await one(sys.maxsize)
+        assert interrupted >= {"to_greenlet", "_start", "resume", "wait", "_watch"}
 
     arun(main)

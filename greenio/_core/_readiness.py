@@ -133,9 +133,9 @@ class Side:
         if not self.armed and not self.watch.arm(self):
             return True
         waiters = self.waiters
-        waiters.append(green)
         green.what = self
         try:
+            waiters.append(green)
             if green.cancellation is not None or get_hooks()[0] is not None:
                 return park(green, deadline, mark) is READY
             # The rest is `park`, written out: this is where a busy program spends its time.
@@ -375,8 +375,9 @@ def _watch(host: Host, fd: int) -> Watch:
     if watch is None:
         if fd < 0:
             raise _closed_error()
-        watch = poller.watches[fd] = Watch(poller, fd)
-        _by_fd.setdefault(fd, []).append(watch)
+        watch = Watch(poller, fd)
+        _by_fd.setdefault(fd, []).append(watch)  # first, so that `forget` finds it whenever a handler raises
+        poller.watches[fd] = watch
     return watch
 
 
