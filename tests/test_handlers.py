@@ -19,6 +19,7 @@ import pytest
 
 from conftest import finish, new_loop
 from greenio import _original, await_, monkey, run, to_greenlet
+from greenio._core import thread_state
 from waiting import turns, until_parked
 
 
@@ -498,6 +499,35 @@ def test_a_handler_that_blocks_between_two_calls_of_a_greenlet(arun, patched):
     arun(main)
 
 
+def at_each_look(at, interrupted, is_left_out):
+    """Make a trace function that calls the handler of SIGUSR1 once, where the interpreter could do so in greenio.
+
+    That is after a call, where a function begins, and where a loop goes back, from the first entry of a call on.
+
+    Returns:
+        It, and what tells how many such places there were.
+    """
+    seen, begun, last = 0, False, {}
+
+    def handle(frame, event, _):
+        nonlocal seen, begun
+        code = frame.f_code
+        if not str(frame.f_globals.get("__name__")).startswith("greenio.") or code.co_name in is_left_out:
+            return None
+        frame.f_trace_opcodes = True
+        begun = begun or code.co_name == "_start"  # before, there is no green to get it
+        if event == "opcode" and begun:
+            before, last[frame] = last.get(frame, ""), dis.opname[code.co_code[frame.f_lasti]]
+            seen += before.startswith(("CALL", "RESUME", "JUMP_BACK", "JUMP_ABS"))
+            if seen == at:
+                interrupted.add(code.co_name)
+                sys.settrace(None)
+                _original.getsignal(signal.SIGUSR1)(signal.SIGUSR1, frame)
+        return handle
+
+    return handle, lambda: seen
+
+
 @pytest.mark.parametrize("loop_kind", ["asyncio", "uvloop"], indirect=True)
 def test_what_a_handler_raises_wherever_it_may_come(arun, patched, loop_kind):
     """A call may be about to park for the first time, or be waiting, or be resumed: the green gets it, and goes on.
@@ -517,26 +547,10 @@ def test_what_a_handler_raises_wherever_it_may_come(arun, patched, loop_kind):
         return False
 
     async def one(at):
-        seen, begun, last = 0, False, {}
-
-        def handle(frame, event, _):
-            nonlocal seen, begun
-            code = frame.f_code
-            if not str(frame.f_globals.get("__name__")).startswith("greenio.") or code.co_name in {"worker", "finish"}:
-                return None  # what comes before the function, and after it
-            frame.f_trace_opcodes = True
-            begun = begun or code.co_name == "_start"  # before, there is no green to get it
-            if event == "opcode" and begun:
-                before, last[frame] = last.get(frame, ""), dis.opname[code.co_code[frame.f_lasti]]
-                seen += before.startswith(("CALL", "RESUME", "JUMP_BACK", "JUMP_ABS"))  # the interpreter looks then
-                if seen == at:
-                    interrupted.add(code.co_name)
-                    sys.settrace(None)
-                    _original.getsignal(signal.SIGUSR1)(signal.SIGUSR1, frame)
-            return handle
+        handle, seen = at_each_look(at, interrupted, {"worker", "finish"})  # before the function, and after it
 
         def stop():
-            if seen < at:
+            if seen() < at:
                 sys.settrace(None)
                 right.send(b"x")
 
@@ -550,8 +564,8 @@ def test_what_a_handler_raises_wherever_it_may_come(arun, patched, loop_kind):
                 got_it = await asyncio.wait_for(task, 10)
             finally:
                 sys.settrace(None)
-        assert got_it == (at <= seen), f"at {at} of {seen}, in {interrupted}"
-        return seen < at
+        assert got_it == (at <= seen()), f"at {at} of {seen()}, in {interrupted}"
+        return seen() < at
 
     async def main():
         await to_greenlet(signal.signal, signal.SIGUSR1, ring)
@@ -561,5 +575,50 @@ def test_what_a_handler_raises_wherever_it_may_come(arun, patched, loop_kind):
                 break
             assert await one(sys.maxsize)
         assert interrupted >= {"to_greenlet", "_start", "resume", "wait", "_watch"}
+
+    arun(main)
+
+
+@pytest.mark.parametrize("loop_kind", ["asyncio", "uvloop"], indirect=True)
+def test_what_a_handler_raises_as_a_call_begins_or_ends(arun, patched, loop_kind):
+    """Somebody gets it: the function, who awaits the call, or the loop. The call ends, and so does the next one."""
+    interrupted, at_loop = set(), []
+
+    def sleep():
+        try:
+            time.sleep(0.0005)
+        except Alarm:
+            return "got it"
+        return "done"
+
+    async def one(at):
+        handle, seen = at_each_look(at, interrupted, {"select"})  # in which the loop waits once the call has ended
+        task = asyncio.get_running_loop().create_task(to_greenlet(sleep))
+        at_loop.clear()
+        pool = thread_state().idle
+        others = pool[:]
+        pool.clear()  # only a new one is traced from its beginning
+        sys.settrace(handle)
+        try:
+            outcome = await asyncio.wait_for(task, 10)
+        except Alarm:
+            outcome = "raised"
+        finally:
+            sys.settrace(None)
+        pool += others
+        await turns()
+        known = (outcome != "done") + len(at_loop)
+        assert known == (at <= seen()), f"{outcome}, {at_loop} at {at} of {seen()}, in {interrupted}"
+        return seen() < at
+
+    async def main():
+        asyncio.get_running_loop().set_exception_handler(lambda _, given: at_loop.append(given["exception"]))
+        await to_greenlet(signal.signal, signal.SIGUSR1, ring)
+        await one(sys.maxsize)  # CPython 3.12 tells of instructions only from the second time on that somebody asks
+        for at in itertools.count(1):
+            if await one(at):
+                break
+            assert await asyncio.gather(*(asyncio.wait_for(to_greenlet(sleep), 10) for _ in range(9))) == ["done"] * 9
+        assert interrupted >= {"to_greenlet", "_start", "resume", "worker", "finish"}
 
     arun(main)

@@ -36,7 +36,7 @@ from ._green import (
     thread_state,
 )
 from ._host import Host, HostedThread, host_of, hosts
-from ._interrupt import frame_of_parked, hand_to_parked
+from ._interrupt import frame_of_parked, hand_to_loop, hand_to_parked, is_between_calls
 from ._look import Pool, frames_of, function_of, host_if_any, is_busy, is_driving, pools
 from ._parks import on_parks, parked_since, record_parks
 from ._readiness import (
@@ -84,11 +84,13 @@ __all__ = [
     "get_running_loop",
     "getcurrent",
     "greens",
+    "hand_to_loop",
     "hand_to_parked",
     "host_if_any",
     "host_of",
     "hosts",
     "in_greenlet",
+    "is_between_calls",
     "is_busy",
     "is_driving",
     "is_native_work",

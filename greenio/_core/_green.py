@@ -606,22 +606,38 @@ def resume(green: Green, wake: Wake) -> None:
     host = green.host
     thread = green.thread
     outer = thread.active
-    thread.active = green
-    green.parent = getcurrent()
-    if not green.visible:
-        set_running_loop(None)
-        set_hooks(*NO_HOOKS)
+    call = green.call
     try:
-        outcome = green.leaf.switch(wake)
-        if outcome is not ENDED and not green.waiting:
-            outcome = check(green, outcome)
-    finally:
-        thread.active = outer
+        thread.active = green
+        green.parent = getcurrent()
         if not green.visible:
-            set_running_loop(host.loop)
-            set_hooks(*host.hooks)
-    if outcome is ENDED:
-        take_call(green).wake()
+            set_running_loop(None)
+            set_hooks(*NO_HOOKS)
+        try:
+            outcome = green.leaf.switch(wake)
+            if outcome is not ENDED and not green.waiting:
+                outcome = check(green, outcome)
+        finally:
+            thread.active = outer
+            if not green.visible:
+                set_running_loop(host.loop)
+                set_hooks(*host.hooks)
+        if outcome is ENDED:
+            take_call(green).wake()
+    except BaseException:  # a signal handler's, or what a task raised through the loop
+        _wake_later(host, green, call)
+        raise
+
+
+def _wake_later(host: Host, green: Green | None, *calls: Call | None) -> None:
+    """Have calls that have ended, the last of them on `green`, step their tasks; what would have done so was ended."""
+    set_running_loop(host.loop)
+    set_hooks(*host.hooks)
+    for call in calls:
+        if call is not None and call.ended:
+            if green is not None and green.call is call:
+                take_call(green)
+            host.loop.call_soon(call.wake, context=Context())
 
 
 def check(green: Green, given: object) -> object:
@@ -681,43 +697,40 @@ def resume_each(host: Host, greens: list[Green]) -> None:
     thread = host.thread
     outer, active = getcurrent(), thread.active
     ended: list[Call] = []
+    green = call = None
     greens.reverse()
-    set_running_loop(None)
-    set_hooks(*NO_HOOKS)
     try:
-        while greens:
-            green = greens.pop()
-            if not green.waiting:
-                continue
-            green.waiting = False
-            if green.visible:
-                set_running_loop(host.loop)
-                set_hooks(*host.hooks)
-            thread.active = green
-            green.parent = outer
-            outcome = green.leaf.switch(READY)
-            if outcome is not ENDED and not green.waiting:
-                outcome = check(green, outcome)
-            if green.visible:
-                set_running_loop(None)
-                set_hooks(*NO_HOOKS)
-            if outcome is ENDED:
-                ended.append(take_call(green))
-    finally:
-        thread.active = active
-        set_running_loop(host.loop)
-        set_hooks(*host.hooks)
-        if greens:  # a signal handler raised between two of them; these will not be told again
-            greens.reverse()
-            host.loop.call_soon(resume_each, host, greens, context=Context())
-    _wake_each(host, ended)
-
-
-def _wake_each(host: Host, ended: list[Call]) -> None:
-    """Step the host tasks of calls that have ended."""
-    try:
+        set_running_loop(None)
+        set_hooks(*NO_HOOKS)
+        try:
+            while greens:
+                green = greens.pop()
+                if not green.waiting:
+                    continue
+                green.waiting = False
+                call = green.call
+                if green.visible:
+                    set_running_loop(host.loop)
+                    set_hooks(*host.hooks)
+                thread.active = green
+                green.parent = outer
+                outcome = green.leaf.switch(READY)
+                if outcome is not ENDED and not green.waiting:
+                    outcome = check(green, outcome)
+                if green.visible:
+                    set_running_loop(None)
+                    set_hooks(*NO_HOOKS)
+                if outcome is ENDED:
+                    ended.append(take_call(green))
+        finally:
+            thread.active = active
+            set_running_loop(host.loop)
+            set_hooks(*host.hooks)
         while ended:
             ended.pop().wake()
-    finally:
-        for call in ended:  # a task raised SystemExit or KeyboardInterrupt through the loop; these are due still
-            host.loop.call_soon(call.wake, context=Context())
+    except BaseException:  # a signal handler's, or what a task raised through the loop; these will not be told again
+        _wake_later(host, green, *ended, call)
+        if greens:
+            greens.reverse()
+            host.loop.call_soon(resume_each, host, greens, context=Context())
+        raise

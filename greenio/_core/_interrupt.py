@@ -8,15 +8,45 @@ unless one of them is the program itself, of which the thread is the main one: h
 
 from __future__ import annotations
 
+import sys
 from asyncio import all_tasks
 from contextvars import Context
 from types import FrameType
+from typing import Any, NoReturn
 
 from ._asyncio import AnyTask
+from ._call import worker
 from ._green import Green, current_green, greens, resume, thread_state
+from ._host import hosts
 from ._look import frames_of
 
-__all__ = ["frame_of_parked", "hand_to_parked"]
+__all__ = ["frame_of_parked", "hand_to_loop", "hand_to_parked", "is_between_calls"]
+
+
+def is_between_calls(green: Green) -> bool:
+    """Tell whether the green that has the thread is in no function that could park, or be given an exception.
+
+    Its call has ended, or is about to, or has not begun.
+    """
+    if green.host is None or (green.call is not None and green.call.ended):
+        return True
+    frame: Any = sys._getframe(1)
+    while frame.f_back is not None:
+        frame = frame.f_back
+    return frame.f_code is worker.__code__ and frame.f_locals.get("fn") is None
+
+
+def hand_to_loop(green: Green, error: BaseException) -> bool:
+    """Have an exception raised by the loop that runs in a green's thread; False if there is none. Never parks."""
+    for host in hosts():
+        if host.thread is green.thread and host.loop.is_running():
+            host.call_soon_threadsafe(_raise, error)
+            return True
+    return False
+
+
+def _raise(error: BaseException) -> NoReturn:
+    raise error
 
 
 def hand_to_parked(error: BaseException, *, if_alone: bool = False) -> bool:
@@ -55,7 +85,7 @@ def _interrupted(*, if_alone: bool = False) -> Green | None:
     """
     current, thread = current_green(), thread_state()
     # A green at rest has no host; the class is another's in a forked child.
-    hosted = [green for green in greens() if green.thread is thread and green.host is not None]
+    hosted = [green for green in greens() if green.thread is thread and green.host is not None and not green.dead]
     calls = [green for green in hosted if green.host.loop.is_running()]
     programs = [green for green in calls if green.identity is not None and green.identity.hears_signals]
     if current is not None and (not programs or current in programs):

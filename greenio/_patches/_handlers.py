@@ -14,7 +14,16 @@ from types import BuiltinFunctionType, FrameType
 from typing import Any
 
 from .. import _original
-from .._core import Green, as_native, frame_of_parked, get_running_loop, getcurrent, hand_to_parked
+from .._core import (
+    Green,
+    as_native,
+    frame_of_parked,
+    get_running_loop,
+    getcurrent,
+    hand_to_loop,
+    hand_to_parked,
+    is_between_calls,
+)
 from ._socket_state import green_caller
 from ._table import like, patches
 
@@ -32,8 +41,12 @@ class _Handler:
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
         current: Any = getcurrent()
-        if current.__class__ is Green and (current.host is None or (current.call is not None and current.call.ended)):
-            as_native(current, self, signum, frame)  # between two calls it cannot park
+        if current.__class__ is Green and is_between_calls(current):
+            try:
+                as_native(current, self, signum, frame)  # for it cannot park
+            except BaseException as error:  # which no function would get, but the pool of greenlets
+                if not hand_to_loop(current, error):
+                    raise
             return
         waits = _loop_waits(frame)
         try:
