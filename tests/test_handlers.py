@@ -476,7 +476,7 @@ def test_a_forked_child_is_interrupted_natively(arun, patched):
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there are no timers here")
 def test_a_handler_that_blocks_between_two_calls_of_a_greenlet(arun, patched):
     """A signal may come when a greenlet is taken from the pool or goes back, and has no call to park in."""
-    seen = []
+    seen, over = [], False
 
     def handler(*_):
         try:
@@ -484,14 +484,18 @@ def test_a_handler_that_blocks_between_two_calls_of_a_greenlet(arun, patched):
             seen.append(None)
         except Exception as error:
             seen.append(error)
+        if not over:
+            signal.setitimer(signal.ITIMER_REAL, 0.0002)  # only now: on a busy machine they would pile up
 
     async def main():
+        nonlocal over
         before = signal.signal(signal.SIGALRM, handler)
-        signal.setitimer(signal.ITIMER_REAL, 0.0002, 0.0002)
+        signal.setitimer(signal.ITIMER_REAL, 0.0002)
         try:
             while len(seen) < 2000 and not any(seen):
                 await asyncio.gather(*(to_greenlet(time.sleep, 0) for _ in range(1200)))
         finally:
+            over = True
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
         assert not any(seen)

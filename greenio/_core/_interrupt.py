@@ -8,11 +8,10 @@ unless one of them is the program itself, of which the thread is the main one: h
 
 from __future__ import annotations
 
-import sys
 from asyncio import all_tasks
 from contextvars import Context
 from types import FrameType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from ._asyncio import AnyTask
 from ._call import worker
@@ -23,17 +22,31 @@ from ._look import frames_of
 __all__ = ["frame_of_parked", "hand_to_loop", "hand_to_parked", "is_between_calls"]
 
 
-def is_between_calls(green: Green) -> bool:
+def is_between_calls(green: Green, frame: FrameType | None) -> bool:
     """Tell whether the green that has the thread is in no function that could park, or be given an exception.
 
     Its call has ended, or is about to, or has not begun.
+
+    Args:
+        green: The green.
+        frame: Where a signal has interrupted it.
     """
     if green.host is None or (green.call is not None and green.call.ended):
         return True
-    frame: Any = sys._getframe(1)
-    while frame.f_back is not None:
+    for _ in range(_NEAR):
+        if frame is None:
+            return False
+        if frame.f_code is worker.__code__:
+            return frame.f_locals.get("fn") is None
         frame = frame.f_back
-    return frame.f_code is worker.__code__ and frame.f_locals.get("fn") is None
+    return False
+
+
+_NEAR = 5
+"""So many frames `worker` has above it at most, itself included, when no function runs.
+
+No more are looked at: signals may come in a row so fast that handlers interrupt each other, to any depth.
+"""
 
 
 def hand_to_loop(green: Green, error: BaseException) -> bool:

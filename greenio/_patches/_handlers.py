@@ -41,18 +41,18 @@ class _Handler:
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
         current: Any = getcurrent()
-        if current.__class__ is Green and is_between_calls(current):
+        if current.__class__ is Green and is_between_calls(current, frame):
             try:
                 as_native(current, self, signum, frame)  # for it cannot park
             except BaseException as error:  # which no function would get, but the pool of greenlets
                 if not hand_to_loop(current, error):
                     raise
             return
-        waits = _loop_waits(frame)
+        parked = frame_of_parked() if self.is_green and _loop_waits(frame) else None
         try:
-            self.__wrapped__(signum, (frame_of_parked() or frame) if waits and self.is_green else frame)
+            self.__wrapped__(signum, parked or frame)
         except BaseException as error:
-            if not (self.is_green or waits) or not hand_to_parked(error, if_alone=not self.is_green):
+            if not (self.is_green or _loop_waits(frame)) or not hand_to_parked(error, if_alone=not self.is_green):
                 raise
 
 
