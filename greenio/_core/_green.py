@@ -630,7 +630,7 @@ def resume(green: Green, wake: Wake) -> None:
 
 
 def _wake_later(host: Host, green: Green | None, *calls: Call | None) -> None:
-    """Have calls that have ended, the last of them on `green`, step their tasks; what would have done so was ended."""
+    """Have calls that have ended step their tasks after all, though an exception came first. One may be on `green`."""
     set_running_loop(host.loop)
     set_hooks(*host.hooks)
     for call in calls:
