@@ -62,7 +62,6 @@ class _Semaphore(_original.Semaphore):
 
     acquire = _original.Semaphore.acquire
     release = _original.Semaphore.release
-    __enter__ = acquire
 
 
 def _semaphore(value: int = 1) -> threading.Semaphore:
